@@ -134,4 +134,29 @@ impl Session {
             Some(first) => self.retrieve(these(objects, vec![paths(&first.kind, wanted)])).await,
         }
     }
+
+    /// Reads properties of the objects of type `kind` in a folder, pool, vApp or host: its children, or everything below.
+    ///
+    /// # Errors
+    /// Those of the calls.
+    pub async fn contained(
+        &self,
+        container: &ManagedObjectReference,
+        kind: &str,
+        recursive: bool,
+        wanted: &[&str],
+    ) -> Result<Vec<Object>> {
+        let this = self.content().view_manager.clone().ok_or_else(|| Error::Protocol {
+            what: "RetrieveServiceContent".into(),
+            reason: "no view manager".into(),
+        })?;
+        let type_ = vec![kind.to_owned()];
+        let create = methods::CreateContainerView { this, container: container.clone(), type_, recursive };
+        let view = self.call(&create).await?;
+        let steps = vec![step("view", "ContainerView", "view", &[])];
+        let found = self.retrieve(reachable(view.clone(), vec![paths(kind, wanted)], steps)).await;
+        // A view that cannot be destroyed now ends with the session.
+        let _ = self.call(&methods::DestroyView { this: view }).await;
+        found
+    }
 }
