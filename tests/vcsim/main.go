@@ -172,7 +172,6 @@ func main() {
 		}
 		print += fmt.Sprintf("%02X", b)
 	}
-	server.URL.User = nil
 	line, _ := json.Marshal(map[string]string{"url": "https://" + server.URL.Host, "thumbprint": print})
 	fmt.Println(string(line))
 	io.Copy(io.Discard, os.Stdin)

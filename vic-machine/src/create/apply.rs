@@ -165,7 +165,7 @@ fn resources(cpu_mhz: Option<u64>, memory_mib: Option<u64>) -> ResourceConfigSpe
 }
 
 async fn endpoint_vm(plan: &Plan, session: &Session, made: &Made) -> Result<ManagedObjectReference, vim25::Error> {
-    let config = new_vm(plan);
+    let config = new_vm(plan, made);
     let pool = made.pool.clone().unwrap_or_else(|| plan.site.parent_pool.clone());
     let result = if pool.kind == "VirtualApp" {
         session.run(&methods::CreateChildVMTask { this: pool, config, host: None }).await?
@@ -177,7 +177,7 @@ async fn endpoint_vm(plan: &Plan, session: &Session, made: &Made) -> Result<Mana
     result.ok_or_else(|| protocol("the task has no result".into()))?.get().map_err(|e| protocol(e.to_string()))
 }
 
-fn new_vm(plan: &Plan) -> VirtualMachineConfigSpec {
+fn new_vm(plan: &Plan, made: &Made) -> VirtualMachineConfigSpec {
     let s = &plan.settings;
     let mut devices: Vec<AnyVirtualDevice> = vec![
         VirtualIDEController {
@@ -215,7 +215,7 @@ fn new_vm(plan: &Plan) -> VirtualMachineConfigSpec {
         memory_allocation: Some(ResourceAllocationInfo { reservation: Some(memory), ..Default::default() }),
         // The document stands there from the first moment on: whatever happens next, this VM is known as a VCH.
         extra_config: vec![
-            option(KEY_CONFIG, plan.config("", "", &image_store(plan, None), &[]).to_text()),
+            option(KEY_CONFIG, config(plan, made, &image_store(plan, None), &[]).to_text()),
             option("answer.msg.serial.file.open", "Append".into()),
             option("disk.EnableUUID", "TRUE".into()),
         ],
@@ -258,6 +258,12 @@ fn nic(key: i32, network: &Network) -> AnyVirtualDevice {
     VirtualVmxnet3 { base: VirtualVmxnet { base: card }, ..Default::default() }.into()
 }
 
+fn config(plan: &Plan, made: &Made, image_store: &DatastorePath, macs: &[(String, String)]) -> vch_config::VchConfig {
+    let folder = made.folder.as_ref().map_or("", |f| &f.value);
+    let pool = made.pool.as_ref().unwrap_or(&plan.site.parent_pool);
+    plan.config(folder, &pool.value, image_store, macs)
+}
+
 /// The folder of the endpoint VM's files.
 async fn vm_files(session: &Session, vm: &ManagedObjectReference) -> Result<DatastorePath, vim25::Error> {
     let vmx: String = session.read(vm, &["config.files.vmPathName"]).await?.require("config.files.vmPathName")?;
@@ -294,9 +300,7 @@ async fn configure(plan: &Plan, session: &Session, made: &Made) -> Result<(), vi
     let devices: Vec<AnyVirtualDevice> = object.all("config.hardware.device")?;
     let ide = devices.iter().find(|d| matches!(d, AnyVirtualDevice::VirtualIDEController(_))).map(|d| d.key);
     let macs = macs(plan, &object)?;
-    let folder = made.folder.as_ref().map_or("", |f| &f.value);
-    let pool = made.pool.as_ref().map_or(plan.site.parent_pool.value.as_str(), |p| &p.value);
-    let config = plan.config(folder, pool, &image_store(plan, Some(&files)), &macs);
+    let config = config(plan, made, &image_store(plan, Some(&files)), &macs);
     let cdrom_backing = VirtualCdromIsoBackingInfo {
         base: VirtualDeviceFileBackingInfo {
             base: VirtualDeviceBackingInfo {},
