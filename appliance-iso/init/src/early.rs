@@ -1,0 +1,105 @@
+//! What must be there before anything else: file systems, devices, the network card's driver.
+
+use std::path::{Path, PathBuf};
+
+use nix::mount::MsFlags;
+
+use crate::system::System;
+
+/// Modules to load first, and those that may come while services start; the image builder writes both lists.
+const MODULES: &str = "/etc/vic/modules";
+const LATE_MODULES: &str = "/etc/vic/modules-late";
+
+/// Mounts in their order: kind, place, options.
+const MOUNTS: [(&str, &str, &str); 6] = [
+    ("proc", "/proc", ""),
+    ("sysfs", "/sys", ""),
+    ("devtmpfs", "/dev", "mode=0755"),
+    ("devpts", "/dev/pts", "mode=0620,ptmxmode=0666"),
+    ("tmpfs", "/run", "mode=0755,size=25%"),
+    ("tmpfs", "/tmp", "mode=1777,size=25%"),
+];
+
+/// Mounts, and loads the first modules.  What fails is logged: the configuration may still be read and a status published.
+pub(crate) fn prepare(system: &impl System) {
+    for (kind, at, data) in MOUNTS {
+        let at = Path::new(at);
+        let _ = std::fs::create_dir_all(at);
+        let mut flags = MsFlags::MS_NOSUID;
+        if !kind.starts_with("dev") {
+            flags |= MsFlags::MS_NODEV;
+        }
+        match system.mount(kind, at, flags, data) {
+            Ok(()) => {}
+            // Mounted already: by the kernel, or by us before a panic.
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
+            Err(error) => log::error!("cannot mount {kind} at {}: {error}", at.display()),
+        }
+    }
+    if let Err(error) = system.disable_reset_keys() {
+        log::warn!("cannot disable the reset keys: {error}");
+    }
+    load_modules(system, Path::new(MODULES));
+}
+
+/// Loads the modules that may come later.
+pub(crate) fn load_late_modules(system: &impl System) {
+    load_modules(system, Path::new(LATE_MODULES));
+}
+
+fn load_modules(system: &impl System, list: &Path) {
+    let text = match std::fs::read_to_string(list) {
+        Ok(text) => text,
+        Err(error) => return log::error!("cannot read the list of modules {}: {error}", list.display()),
+    };
+    for file in text.lines().filter(|line| !line.is_empty()).map(PathBuf::from) {
+        match system.load_module(&file) {
+            Ok(()) => {}
+            // The device that the module drives is not in this machine.
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
+            Err(error) => log::error!("cannot load the kernel module {}: {error}", file.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+    use crate::system::End;
+
+    #[derive(Default)]
+    struct Recorder {
+        loaded: RefCell<Vec<PathBuf>>,
+    }
+
+    impl System for Recorder {
+        fn mount(&self, _: &str, _: &Path, _: MsFlags, _: &str) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn load_module(&self, file: &Path) -> std::io::Result<()> {
+            self.loaded.borrow_mut().push(file.into());
+            Err(std::io::Error::from_raw_os_error(libc::EINVAL))
+        }
+        fn set_host_name(&self, _: &str) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn disable_reset_keys(&self) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn end(&self, _: End) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn modules_are_loaded_in_the_lists_order_and_a_bad_one_does_not_stop_the_rest() {
+        let folder = tempfile::tempdir().unwrap();
+        let list = folder.path().join("modules");
+        std::fs::write(&list, "/lib/modules/b.ko\n\n/lib/modules/a.ko\n").unwrap();
+        let recorder = Recorder::default();
+        load_modules(&recorder, &list);
+        assert_eq!(*recorder.loaded.borrow(), [Path::new("/lib/modules/b.ko"), Path::new("/lib/modules/a.ko")]);
+    }
+}

@@ -1,0 +1,110 @@
+//! The kernel's links, addresses and routes, through rtnetlink.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use futures_util::TryStreamExt;
+use rtnetlink::{
+    Handle, LinkUnspec, RouteMessageBuilder,
+    packet_route::{
+        address::AddressAttribute,
+        link::{LinkAttribute, LinkFlags},
+        route::RouteProtocol,
+    },
+};
+
+use super::plan::{Network, Settings};
+
+/// The kernel's network configuration.
+#[derive(Debug, Clone)]
+pub(crate) struct Kernel(Handle);
+
+/// A link as the kernel shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KernelLink {
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    /// The other side is there: frames can be sent.
+    pub(crate) carrier: bool,
+}
+
+impl Kernel {
+    /// Connects; to be called within the event loop.
+    pub(crate) fn connect() -> std::io::Result<Self> {
+        let (connection, handle, _) = rtnetlink::new_connection()?;
+        tokio::spawn(connection);
+        Ok(Self(handle))
+    }
+
+    /// The link with this MAC address (lower case).
+    pub(crate) async fn find(&self, mac: &str) -> Result<Option<KernelLink>, rtnetlink::Error> {
+        let mut links = self.0.link().get().execute();
+        while let Some(link) = links.try_next().await? {
+            let (mut found, mut name) = (false, String::new());
+            for attribute in &link.attributes {
+                match attribute {
+                    LinkAttribute::Address(bytes) => {
+                        let text: Vec<_> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+                        found = text.join(":") == mac;
+                    }
+                    LinkAttribute::IfName(text) => name.clone_from(text),
+                    _ => {}
+                }
+            }
+            if found {
+                let carrier = link.header.flags.contains(LinkFlags::LowerUp);
+                return Ok(Some(KernelLink { index: link.header.index, name, carrier }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Gives a link, which must be down, its name, and brings it up.
+    pub(crate) async fn rename_and_raise(&self, link: &KernelLink, name: &str) -> Result<(), rtnetlink::Error> {
+        if link.name != name {
+            let named = LinkUnspec::new_with_index(link.index).name(name.to_owned()).build();
+            self.0.link().set(named).execute().await?;
+        }
+        self.raise(link.index).await
+    }
+
+    /// Brings a link up.
+    pub(crate) async fn raise(&self, index: u32) -> Result<(), rtnetlink::Error> {
+        self.0.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await
+    }
+
+    /// Makes `settings` what the link has: adds its address and routes, and removes other IPv4 addresses.
+    pub(crate) async fn apply(&self, index: u32, settings: &Settings) -> Result<(), rtnetlink::Error> {
+        let Network { address, prefix } = settings.address;
+        // `replace`: applying the same settings again (a renewed lease) changes nothing.
+        self.0.address().add(index, IpAddr::V4(address), prefix).replace().execute().await?;
+        self.remove_other_addresses(index, address).await?;
+        for route in &settings.routes {
+            let message = RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(route.destination.base(), route.destination.prefix)
+                .gateway(route.gateway)
+                .output_interface(index)
+                .priority(route.metric)
+                .protocol(RouteProtocol::Static)
+                .build();
+            self.0.route().add(message).replace().execute().await?;
+        }
+        Ok(())
+    }
+
+    async fn remove_other_addresses(&self, index: u32, keep: Ipv4Addr) -> Result<(), rtnetlink::Error> {
+        let mut addresses = self.0.address().get().set_link_index_filter(index).execute();
+        let mut others = Vec::new();
+        while let Some(message) = addresses.try_next().await? {
+            let other = message.attributes.iter().any(
+                |a| matches!(a, AddressAttribute::Local(IpAddr::V4(address)) if *address != keep),
+            );
+            if other {
+                others.push(message);
+            }
+        }
+        for message in others {
+            self.0.address().del(message).execute().await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,91 @@
+//! Reaps children: services, and orphans of theirs that the kernel hands to PID 1.
+//!
+//! The reaper only records and forwards: it waits for any child, tells the one who started it, and forgets the orphans.
+
+use std::{
+    collections::HashMap,
+    io,
+    process::Command,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use nix::{
+    sys::wait::{WaitPidFlag, WaitStatus, waitpid},
+    unistd::Pid,
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
+
+/// How a child ended, in words for a log: `exited with code 1`, `was killed by SIGKILL`.
+pub(crate) type Ending = String;
+
+/// Starts and reaps children; clones share the children.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Reaper {
+    // Held while a child is started and recorded, and while ended ones are looked up, so that no ending comes before its
+    // record.  Never held over an await.
+    children: Arc<Mutex<HashMap<Pid, oneshot::Sender<Ending>>>>,
+}
+
+impl Reaper {
+    /// Starts `command`; the receiver yields how it ended.
+    pub(crate) fn spawn(&self, command: &mut Command) -> io::Result<(Pid, oneshot::Receiver<Ending>)> {
+        let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
+        // Dropping the handle neither kills nor waits: reaping is done here.
+        let child = command.spawn()?;
+        let pid = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
+        let (sender, receiver) = oneshot::channel();
+        children.insert(pid, sender);
+        Ok((pid, receiver))
+    }
+
+    /// Reaps for ever.
+    pub(crate) async fn run(self) {
+        let mut signals = match signal(SignalKind::child()) {
+            Ok(signals) => signals,
+            Err(error) => return log::error!("cannot watch for ended processes: {error}"),
+        };
+        loop {
+            self.reap();
+            signals.recv().await;
+        }
+    }
+
+    /// Reaps all that have ended; one signal may stand for several.
+    fn reap(&self) {
+        let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let (pid, ending) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) => (pid, format!("exited with code {code}")),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, format!("was killed by {signal}")),
+                // Nobody else has ended, or there are no children at all: both normal.
+                Ok(WaitStatus::StillAlive) | Err(nix::Error::ECHILD) => return,
+                Err(nix::Error::EINTR) | Ok(_) => continue,
+                Err(error) => return log::error!("cannot wait for ended processes: {error}"),
+            };
+            if let Some(waiting) = children.remove(&pid) {
+                let _ = waiting.send(ending);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn each_child_reports_to_who_started_it_and_orphans_vanish() {
+        let reaper = Reaper::default();
+        tokio::spawn(reaper.clone().run());
+        // Not recorded: what an orphan looks like.
+        Command::new("true").spawn().unwrap();
+        let (_, three) = reaper.spawn(Command::new("sh").args(["-c", "exit 3"])).unwrap();
+        let (_, killed) = reaper.spawn(Command::new("sh").args(["-c", "kill -9 $$"])).unwrap();
+        assert_eq!(three.await.unwrap(), "exited with code 3");
+        assert_eq!(killed.await.unwrap(), "was killed by SIGKILL");
+        assert!(reaper.children.lock().unwrap().is_empty());
+    }
+}

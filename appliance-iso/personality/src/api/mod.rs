@@ -1,0 +1,196 @@
+//! The API's endpoints.
+
+mod empty;
+mod not_yet;
+mod system;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    body::Body,
+    http::{HeaderName, HeaderValue, Request, Response, Uri},
+    response::IntoResponse,
+};
+use tower::ServiceExt;
+use vch_config::VchConfig;
+
+use crate::{error::ApiError, machine::Machine, version};
+
+/// What every handler knows.
+#[derive(Debug)]
+pub(crate) struct State {
+    config: VchConfig,
+    version: &'static str,
+    machine: Machine,
+}
+
+/// The API; clones share it.
+#[derive(Debug, Clone)]
+pub struct App {
+    router: Router,
+    server: HeaderValue,
+}
+
+impl App {
+    /// The API of the VCH that `config` describes, served by `version` of the software.
+    pub fn new(config: VchConfig, version: &'static str) -> Self {
+        let state = Arc::new(State { config, version, machine: Machine::look() });
+        let router = Router::new()
+            .merge(system::routes())
+            .merge(empty::routes())
+            .merge(not_yet::routes())
+            .fallback(async || ApiError::NoPage)
+            // Docker has no 405: a wrong method is a path that is not there.
+            .method_not_allowed_fallback(async || ApiError::NoPage)
+            .with_state(state);
+        let server = HeaderValue::try_from(format!("vSphere-Integrated-Containers/{version} (linux)"));
+        Self { router, server: server.unwrap_or(HeaderValue::from_static("vSphere-Integrated-Containers")) }
+    }
+
+    /// Answers one request.
+    pub async fn answer(&self, mut request: Request<Body>) -> Response<Body> {
+        let mut response = match unversioned(request.uri()) {
+            Err(error) => error.into_response(),
+            Ok(uri) => {
+                *request.uri_mut() = uri;
+                match self.router.clone().oneshot(request).await {
+                    Ok(response) => response,
+                    Err(never) => match never {},
+                }
+            }
+        };
+        let headers = response.headers_mut();
+        for (name, value) in [
+            ("api-version", HeaderValue::try_from(version::NEWEST.to_string()).ok()),
+            ("docker-experimental", Some(HeaderValue::from_static("false"))),
+            ("ostype", Some(HeaderValue::from_static("linux"))),
+            ("server", Some(self.server.clone())),
+        ] {
+            if let Some(value) = value {
+                headers.insert(HeaderName::from_static(name), value);
+            }
+        }
+        response
+    }
+}
+
+/// The request's target without its version.
+fn unversioned(uri: &Uri) -> Result<Uri, ApiError> {
+    let (_, path) = version::split(uri.path())?;
+    let target = match uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    target.parse().map_err(|_| ApiError::NoPage)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{body::to_bytes, http::Method};
+    use serde_json::{Value, json};
+    use vch_config::Document;
+
+    use super::*;
+
+    fn app(limits: &str) -> App {
+        let text = format!(
+            r#"{{"schema":1,"id":"4e7c","name":"vch-1","version":"0","created":"2026-01-01T00:00:00Z",
+            "vsphere":{{"target":"https://vc","username":"u","datacenter":"","compute_resource":"","pool":"","folder":""}},
+            "interfaces":[],"bridge":{{"range":"172.16.0.0/12","width":16}},"api":{{"port":2376,"tls":{{"mode":"none"}}}},
+            "storage":{{"image_store":"[ds] vch","volume_stores":[{{"label":"default","path":"[ds] v"}},{{"label":"fast","path":"[ssd] v"}}]}},
+            "limits":{limits}}}"#
+        );
+        App::new(VchConfig::from_text(&text).unwrap(), "0.1.0")
+    }
+
+    async fn ask(method: Method, path: &str) -> (u16, Response<()>, Vec<u8>) {
+        let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+        let (head, body) = app("{}").answer(request).await.into_parts();
+        let bytes = to_bytes(body, 1 << 20).await.unwrap().to_vec();
+        (head.status.as_u16(), Response::from_parts(head, ()), bytes)
+    }
+
+    async fn get(path: &str) -> (u16, Value) {
+        let (status, _, body) = ask(Method::GET, path).await;
+        (status, serde_json::from_slice(&body).unwrap())
+    }
+
+    #[tokio::test]
+    async fn ping_tells_a_client_what_to_speak() {
+        for method in [Method::GET, Method::HEAD] {
+            let (status, head, body) = ask(method.clone(), "/_ping").await;
+            assert_eq!(status, 200);
+            assert_eq!(body, if method == Method::GET { b"OK".to_vec() } else { Vec::new() });
+            for (name, value) in
+                [("api-version", "1.53"), ("docker-experimental", "false"), ("ostype", "linux"), ("builder-version", "1")]
+            {
+                assert_eq!(head.headers()[name], value, "{name}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn lists_are_empty_and_of_the_right_shape() {
+        for path in ["/containers/json?all=1", "/v1.24/images/json", "/v1.53/networks"] {
+            assert_eq!(get(path).await, (200, json!([])), "{path}");
+        }
+        assert_eq!(get("/volumes").await, (200, json!({"Volumes": [], "Warnings": []})));
+    }
+
+    #[tokio::test]
+    async fn errors_are_dockers() {
+        for (method, path, status, message) in [
+            (Method::GET, "/nonsense", 404, "page not found"),
+            (Method::DELETE, "/info", 404, "page not found"),
+            (Method::GET, "/containers/web/json", 404, "No such container: web"),
+            (Method::POST, "/v1.44/containers/web/start", 404, "No such container: web"),
+            (Method::GET, "/images/library/nginx:1/json", 404, "No such image: library/nginx:1"),
+            (Method::DELETE, "/images/nginx", 404, "No such image: nginx"),
+            (Method::GET, "/volumes/data", 404, "get data: no such volume"),
+            (Method::GET, "/networks/front", 404, "network front not found"),
+            (
+                Method::POST,
+                "/v1.44/containers/create?name=web",
+                501,
+                "vSphere Integrated Containers does not yet implement POST /containers/create",
+            ),
+            (
+                Method::POST,
+                "/images/create?fromImage=nginx",
+                501,
+                "vSphere Integrated Containers does not yet implement POST /images/create",
+            ),
+            (Method::GET, "/v1.99/info", 400, "client version 1.99 is too new. Maximum supported API version is 1.53"),
+        ] {
+            let (found, _, body) = ask(method, path).await;
+            let body: Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!((found, &body), (status, &json!({"message": message})), "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn info_tells_name_stores_and_limits() {
+        let request = || Request::get("/info").body(Body::empty()).unwrap();
+        let body = app(r#"{"cpu_mhz":5000,"memory_mib":2048,"storage_bytes":10737418240}"#).answer(request()).await;
+        let info: Value = serde_json::from_slice(&to_bytes(body.into_body(), 1 << 20).await.unwrap()).unwrap();
+        assert_eq!(info["Name"], "vch-1");
+        assert_eq!(info["ID"], "4e7c");
+        assert_eq!(info["Driver"], "vSphere Integrated Containers 0.1.0 Backend Engine");
+        assert_eq!(info["MemTotal"], 2_147_483_648_u64);
+        let status: std::collections::BTreeMap<String, String> =
+            serde_json::from_value(info["DriverStatus"].clone()).unwrap();
+        assert_eq!(status["VolumeStores"], "default fast");
+        assert_eq!(status[" VCH CPU limit"], "5000 MHz");
+        assert_eq!(status[" VCH memory limit"], "2 GiB");
+        assert_eq!(status[" VCH storage limit"], "10 GiB");
+    }
+
+    #[tokio::test]
+    async fn version_names_the_range_that_is_spoken() {
+        let (status, version) = get("/version").await;
+        assert_eq!(status, 200);
+        assert_eq!((&version["ApiVersion"], &version["MinAPIVersion"]), (&json!("1.53"), &json!("1.24")));
+        assert_eq!(version["Components"][0]["Details"]["ApiVersion"], "1.53");
+    }
+}
