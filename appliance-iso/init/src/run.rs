@@ -8,14 +8,11 @@ use tokio::{
     task::{JoinSet, spawn_blocking},
     time::{MissedTickBehavior, interval, sleep},
 };
-use vch_config::{
-    Addressing, Document, EndpointStatus, HEARTBEAT_SECONDS, KEY_HEARTBEAT, KEY_STATUS, Role, VchConfig,
-};
+use vch_config::{Addressing, Document, EndpointStatus, HEARTBEAT_SECONDS, KEY_HEARTBEAT, KEY_STATUS, Role, VchConfig};
 
 use crate::{
     documents::{self, CONFIG_DIR, Documents, Keys},
-    early, network,
-    power,
+    early, network, power,
     reaper::Reaper,
     service::{PERSONALITY, Runner, Service},
     status::Board,
@@ -93,8 +90,7 @@ async fn serve(
     }
     wait_for_addresses(board, config).await;
     for service in services() {
-        let runner =
-            Runner { service, reaper: reaper.clone(), board: board.clone(), stop: stopping.clone() };
+        let runner = Runner { service, reaper: reaper.clone(), board: board.clone(), stop: stopping.clone() };
         runners.spawn(runner.run());
     }
     board.services_started();
