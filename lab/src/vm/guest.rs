@@ -24,7 +24,7 @@ const TCLO_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a guest says of itself over the channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Said {
+pub(crate) enum Said {
     /// Its tools speak.
     Tools,
     /// Its primary address (`guestinfo.ip`).
@@ -53,14 +53,14 @@ type TcloRequest = (Tclo, oneshot::Sender<Result<(), String>>);
 
 /// The channel to one running guest; ends when dropped.
 #[derive(Debug)]
-pub struct GuestChannel {
+pub(crate) struct GuestChannel {
     tclo: mpsc::UnboundedSender<TcloRequest>,
     task: JoinHandle<()>,
 }
 
 impl GuestChannel {
     /// Serves the guest of `vm` on QEMU's `socket`.
-    pub fn open(vm: String, socket: PathBuf, host: Arc<dyn Host>, said: mpsc::UnboundedSender<Said>) -> Self {
+    pub(crate) fn open(vm: String, socket: PathBuf, host: Arc<dyn Host>, said: mpsc::UnboundedSender<Said>) -> Self {
         let (tclo, requests) = mpsc::unbounded_channel();
         let task = tokio::spawn(async move {
             let mut server = Server { vm, host, said, requests, asked: None, seq: 0 };
@@ -76,7 +76,7 @@ impl GuestChannel {
     }
 
     /// Sends a request and gives the guest's answer.
-    pub fn ask(&self, what: Tclo) -> impl Future<Output = Result<()>> + use<> {
+    pub(crate) fn ask(&self, what: Tclo) -> impl Future<Output = Result<()>> + use<> {
         let (answer, outcome) = oneshot::channel();
         let sent = self.tclo.send((what, answer));
         async move {

@@ -163,7 +163,7 @@ fn serial_backend(id: &str, serial: &Serial) -> String {
 }
 
 /// QEMU's arguments for `vm`.
-pub fn command_line(vm: &VmSpec, accelerator: Accelerator, files: &RunFiles) -> Vec<String> {
+pub(crate) fn command_line(vm: &VmSpec, accelerator: Accelerator, files: &RunFiles) -> Vec<String> {
     let mut args: Vec<String> = Vec::new();
     let mut push = |flag: &str, value: String| args.extend([flag.to_owned(), value]);
     push("-name", format!("guest={},debug-threads=off", vm.name.replace(',', ",,")));

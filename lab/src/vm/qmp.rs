@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Something that QEMU says by itself.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Event {
+pub(crate) struct Event {
     /// `SHUTDOWN`, `RESET`, `DEVICE_DELETED`, ...
     pub name: String,
     /// Its particulars.
@@ -34,7 +34,7 @@ type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Answer>>>>;
 
 /// A connection to one QEMU.
 #[derive(Debug)]
-pub struct Qmp {
+pub(crate) struct Qmp {
     vm: String,
     write: tokio::sync::Mutex<OwnedWriteHalf>,
     waiting: Waiting,
@@ -46,7 +46,7 @@ impl Qmp {
     ///
     /// # Errors
     /// When nobody listens there, or it does not speak QMP.
-    pub async fn connect(vm: &str, socket: &Path) -> Result<(Self, mpsc::UnboundedReceiver<Event>)> {
+    pub(crate) async fn connect(vm: &str, socket: &Path) -> Result<(Self, mpsc::UnboundedReceiver<Event>)> {
         let stream = UnixStream::connect(socket).await.map_err(Error::file("connect to", socket))?;
         let (read, write) = stream.into_split();
         let waiting = Waiting::default();
@@ -69,7 +69,7 @@ impl Qmp {
     ///
     /// # Errors
     /// [`Error::Qmp`] when QEMU refuses, [`Error::Gone`] when it does not answer.
-    pub async fn execute(&self, command: &str, arguments: Value) -> Result<Value> {
+    pub(crate) async fn execute(&self, command: &str, arguments: Value) -> Result<Value> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
         lock(&self.waiting).insert(id, sender);
