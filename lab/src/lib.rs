@@ -4,13 +4,19 @@
 //! are kernel bridges in a network namespace.  It is the embedded default of the demo and the stage of the end-to-end
 //! tests.  It shares the generated schema types with the product and no logic.
 
-pub mod accel;
-pub mod dir;
-pub mod error;
-pub mod faults;
-pub mod identity;
-pub mod net;
-pub mod process;
-pub mod settings;
-pub mod store;
-pub mod vm;
+mod accel;
+mod api;
+pub mod cli;
+mod control;
+mod daemon;
+mod dir;
+mod error;
+mod faults;
+mod identity;
+mod lab;
+mod net;
+mod process;
+mod settings;
+mod store;
+mod vm;
+mod world;

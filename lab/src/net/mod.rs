@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 pub use dhcp::Dhcp;
 pub use namespace::{Namespace, enter, remove};
-pub use publish::{Published, Publisher, Target};
+pub use publish::{Published, Publisher};
 
 use crate::error::Result;
 use crate::process;

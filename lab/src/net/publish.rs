@@ -16,7 +16,7 @@ use super::Network;
 use crate::error::{Error, Result};
 
 /// Finds the guest address of a VM by its name.
-pub type Resolve = Arc<dyn Fn(&str) -> Option<Ipv4Addr> + Send + Sync>;
+pub(crate) type Resolve = Arc<dyn Fn(&str) -> Option<Ipv4Addr> + Send + Sync>;
 
 /// Where a published port leads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,7 +70,7 @@ impl std::fmt::Debug for Publisher {
 
 impl Publisher {
     /// A forwarder with nothing published.
-    pub fn new(network: Arc<Network>, resolve: Resolve) -> Self {
+    pub(crate) fn new(network: Arc<Network>, resolve: Resolve) -> Self {
         Self { network, resolve, open: Mutex::default() }
     }
 

@@ -128,6 +128,14 @@ impl Vm {
         self.ask(Command::PowerOff).await
     }
 
+    /// Kills the process, as a crash of the hypervisor would.
+    ///
+    /// # Errors
+    /// When it is off.
+    pub async fn kill(&self) -> Result<()> {
+        self.ask(Command::Kill).await
+    }
+
     /// Pushes the reset button.
     ///
     /// # Errors

@@ -103,6 +103,7 @@ pub(crate) fn disk_device(disk: &Disk) -> Value {
         "vendor": "VMware",
         "product": "Virtual disk",
         "write-cache": "on",
+        "serial": disk.serial,
     })
 }
 
@@ -221,7 +222,13 @@ mod tests {
             cpus: 1,
             cdroms: vec![Cdrom { key: 3002, iso: Some("/iso/a.iso".into()) }, Cdrom { key: 3003, iso: None }],
             controllers: vec![Controller { key: 1000, model: ControllerModel::Pvscsi }],
-            disks: vec![Disk { key: 2000, controller: 1000, unit: 3, file: "/ds/a b.vmdk".into() }],
+            disks: vec![Disk {
+                key: 2000,
+                controller: 1000,
+                unit: 3,
+                file: "/ds/a b.vmdk".into(),
+                serial: "6000c29".into(),
+            }],
             nics: vec![],
             serials: [Serial::File("/ds/log,1".into()), Serial::None],
         }

@@ -69,6 +69,8 @@ pub struct Disk {
     pub unit: i32,
     /// Its VMDK.
     pub file: PathBuf,
+    /// The serial number that the guest reads; at most 36 letters.
+    pub serial: String,
 }
 
 /// A network adapter's model.

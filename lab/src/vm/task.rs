@@ -27,6 +27,7 @@ type Reply = oneshot::Sender<Result<()>>;
 pub(super) enum Command {
     PowerOn(Box<VmSpec>, Reply),
     PowerOff(Reply),
+    Kill(Reply),
     Reset(Reply),
     Guest(Tclo, Reply),
     AddDisk(Disk, Reply),
@@ -128,6 +129,16 @@ impl VmTask {
             }
             Command::PowerOff(reply) => {
                 let outcome = self.power_off().await;
+                let _ = reply.send(outcome);
+            }
+            Command::Kill(reply) => {
+                let outcome = match &self.running {
+                    Some(running) => {
+                        running.process.kill().await;
+                        Ok(())
+                    }
+                    None => Err(Error::Refused(format!("{} is powered off", self.id))),
+                };
                 let _ = reply.send(outcome);
             }
             Command::Guest(what, reply) => self.ask_guest(what, reply),
