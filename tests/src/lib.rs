@@ -7,6 +7,7 @@
 )]
 
 pub mod cut;
+pub mod lab;
 mod run;
 pub mod vcsim;
 

@@ -98,6 +98,11 @@ pub fn method(name: &str) -> Option<&'static MethodDesc> {
     METHODS.binary_search_by(|t| t.name.cmp(name)).ok().map(|i| &METHODS[i])
 }
 
+/// The privileges that the curated methods need, repeated as often as they are needed.
+pub fn privileges() -> Vec<&'static str> {
+    METHODS.iter().map(|m| m.privilege).collect()
+}
+
 /// Whether the managed type `name` is `ancestor` or derives from it.
 pub fn managed_is_a(name: &str, ancestor: &str) -> bool {
     name == ancestor || managed_type(name).is_some_and(|m| m.supers.contains(&ancestor))
