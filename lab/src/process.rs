@@ -24,7 +24,6 @@ pub struct ProcessId {
 /// A handle on a running process, which need not be a child.
 #[derive(Debug)]
 pub struct Process {
-    id: ProcessId,
     fd: AsyncFd<OwnedFd>,
 }
 
@@ -57,16 +56,11 @@ impl ProcessId {
         }
         // SAFETY: an OwnedFd is always the same descriptor, open until the AsyncFd drops it.
         let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.ok()?;
-        Some(Process { id: self, fd })
+        Some(Process { fd })
     }
 }
 
 impl Process {
-    /// Which process it is.
-    pub fn id(&self) -> ProcessId {
-        self.id
-    }
-
     /// Returns when the process has ended.
     pub async fn ended(&self) {
         // A pidfd becomes readable when its process ends, and stays so; an error means that it cannot be watched any more.

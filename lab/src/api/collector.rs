@@ -93,7 +93,10 @@ fn object_content(name: &str, object: &Moref, properties: &[(String, Option<Elem
     content
 }
 
-fn find_all(cx: &Cx, specs: &[PropertyFilterSpec]) -> Result<Vec<(Moref, Vec<(String, Option<Element>)>)>, Fault> {
+/// An object with the properties that were asked of it.
+type Selected = (Moref, Vec<(String, Option<Element>)>);
+
+fn find_all(cx: &Cx, specs: &[PropertyFilterSpec]) -> Result<Vec<Selected>, Fault> {
     cx.lab.read(|world| {
         let scope = Scope { world, lab: &cx.lab, session: cx.session.as_ref() };
         let mut all = Vec::new();

@@ -561,7 +561,7 @@ impl Planner<'_> {
             device.backing.clone_from(&new.backing);
             self.check_backing(index, &device)?;
         }
-        if let (Some(card), Some(asked)) = (card_mut(&mut device), self::card(new))
+        if let (Some(card), Some(asked)) = (card_mut(&mut device), card(new))
             && let Some(mac) =
                 asked.mac_address.as_ref().filter(|m| Some(*m) != card.mac_address.as_ref() && !m.is_empty())
         {

@@ -5,8 +5,8 @@ use vim25_types::xml::Element;
 use vim25_types::{
     AnyMethodFault, DuplicateName, FileAlreadyExists, FileFault, FileLocked, FileNotFound, InvalidArgument,
     InvalidDatastorePath, InvalidDeviceSpec, InvalidName, InvalidPowerState, InvalidProperty, InvalidRequest,
-    InvalidState, LocalizedMethodFault, ManagedObjectNotFound, ManagedObjectReference as Moref, NoPermission,
-    NotAuthenticated, NotSupported, SystemError, TaskInProgress, Value, VirtualMachinePowerState,
+    InvalidState, LocalizedMethodFault, ManagedObjectNotFound, ManagedObjectReference as Moref, NotAuthenticated,
+    NotSupported, SystemError, TaskInProgress, Value, VirtualMachinePowerState,
 };
 
 use crate::error::Error;
@@ -75,11 +75,6 @@ pub(super) fn invalid_state(reason: &str) -> Fault {
 pub(super) fn in_progress(object: &Moref) -> Fault {
     let detail = TaskInProgress { task: Moref::new("Task", object.value.clone()), ..Default::default() };
     Fault::new(detail, "Another task is already in progress.")
-}
-
-pub(super) fn no_permission(object: Moref, privilege: &str) -> Fault {
-    let detail = NoPermission { object: Some(object), privilege_id: Some(privilege.into()), ..NoPermission::default() };
-    Fault::new(detail, "Permission to perform this operation was denied.")
 }
 
 pub(super) fn datastore_path(path: &str) -> Fault {

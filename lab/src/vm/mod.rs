@@ -95,11 +95,6 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// The VM's state now.
-    pub fn state(&self) -> VmState {
-        self.state.borrow().clone()
-    }
-
     /// The VM's state from now on.
     pub fn watch(&self) -> watch::Receiver<VmState> {
         self.state.clone()
@@ -218,11 +213,6 @@ impl Runtime {
     /// A runtime that reports to `host`.
     pub fn new(place: Place, host: Arc<dyn Host>) -> Self {
         Self { place, host, vms: Mutex::default() }
-    }
-
-    /// Where VMs run.
-    pub fn place(&self) -> &Place {
-        &self.place
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Vm>> {

@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use vim25_types::{DateTime, ManagedObjectReference as Moref, TaskInfo};
 
 pub use events::EventKind;
-pub use objects::{Compute, Datacenter, Datastore, Entry, Host, Network, NetworkKind, Object, Pool, VApp, VmObject};
+pub use objects::{Datastore, Entry, NetworkKind, Object, Pool, VApp, VmObject};
 pub use path::DatastorePath;
 pub use seed::Singletons;
 
@@ -252,17 +252,6 @@ impl World {
             Object::Datastore(datastore) if e.name == name => Some((e, datastore)),
             _ => None,
         })
-    }
-
-    /// The nearest of an object's ancestors, itself included, that `test` accepts.
-    pub fn ancestor<'a>(&'a self, id: &str, test: impl Fn(&Object) -> bool) -> Option<&'a Entry> {
-        let mut at = self.entries.get(id)?;
-        loop {
-            if test(&at.object) {
-                return Some(at);
-            }
-            at = self.entries.get(at.parent.as_ref()?)?;
-        }
     }
 
     /// Whether the object `id` is somewhere below `above`.

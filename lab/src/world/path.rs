@@ -52,11 +52,6 @@ impl DatastorePath {
         let path = self.path.rsplit_once('/').map_or("", |(folder, _)| folder);
         Self { datastore: self.datastore.clone(), path: path.into() }
     }
-
-    /// Its last part.
-    pub fn file_name(&self) -> &str {
-        self.path.rsplit('/').next().unwrap_or_default()
-    }
 }
 
 #[cfg(test)]
