@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 /// How guests are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Accelerator {
+pub(crate) enum Accelerator {
     /// Hardware virtualisation.
     Kvm,
     /// QEMU's translator.
@@ -24,7 +24,7 @@ pub enum Accelerator {
 
 impl Accelerator {
     /// QEMU's name for it.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Kvm => "kvm",
             Self::Tcg => "tcg",
@@ -44,7 +44,7 @@ struct Probed {
 ///
 /// # Errors
 /// When QEMU is not installed or the answer cannot be kept.
-pub async fn choose(cache: &Path) -> Result<Accelerator> {
+pub(crate) async fn choose(cache: &Path) -> Result<Accelerator> {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
     if let Ok(Some(probed)) = crate::store::read_json::<Probed>(cache)
         && probed.boot == boot

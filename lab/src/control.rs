@@ -16,7 +16,7 @@ use crate::settings::Shape;
 /// A request to the daemon.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "kebab-case")]
-pub enum Request {
+pub(crate) enum Request {
     /// What the lab is and what runs in it.
     Status,
     /// End the VMs and the daemon.
@@ -47,7 +47,7 @@ pub enum Request {
 /// What the daemon answers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "kebab-case")]
-pub enum Answer {
+pub(crate) enum Answer {
     /// Done.
     Done,
     /// The lab's state.
@@ -68,7 +68,7 @@ pub enum Answer {
 
 /// What a lab is and what runs in it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Status {
+pub(crate) struct Status {
     /// vCenter or ESXi.
     pub shape: Shape,
     /// The API's URL on the machine.
@@ -91,7 +91,7 @@ pub struct Status {
 
 /// One VM.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct VmStatus {
+pub(crate) struct VmStatus {
     /// Managed object id.
     pub id: String,
     /// Name.
@@ -106,7 +106,7 @@ pub struct VmStatus {
 ///
 /// # Errors
 /// When the daemon refuses or does not speak.
-pub async fn ask(socket: &Path, request: &Request) -> Result<Option<Answer>> {
+pub(crate) async fn ask(socket: &Path, request: &Request) -> Result<Option<Answer>> {
     let mut stream = match UnixStream::connect(socket).await {
         Ok(stream) => stream,
         Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused) => {
@@ -130,7 +130,7 @@ pub async fn ask(socket: &Path, request: &Request) -> Result<Option<Answer>> {
 ///
 /// # Errors
 /// When the peer goes away.
-pub async fn serve<F: Future<Output = Answer>>(
+pub(crate) async fn serve<F: Future<Output = Answer>>(
     stream: UnixStream,
     handle: impl FnOnce(Request) -> F,
 ) -> std::io::Result<()> {

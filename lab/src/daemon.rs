@@ -37,7 +37,7 @@ fn dhcp_files(dir: &LabDir) -> DhcpFiles {
 ///
 /// # Errors
 /// When a part cannot be put up.
-pub async fn run(dir: &LabDir) -> Result<()> {
+pub(crate) async fn run(dir: &LabDir) -> Result<()> {
     // A session of its own: a terminal's Ctrl-C is not for the lab.
     let _ = rustix::process::setsid();
     tracing_subscriber::fmt()
@@ -198,7 +198,7 @@ fn remember_published(dir: &LabDir, publisher: &Publisher) -> Result<()> {
 ///
 /// # Errors
 /// When something cannot be removed.
-pub async fn clean_up(dir: &LabDir) -> Result<()> {
+pub(crate) async fn clean_up(dir: &LabDir) -> Result<()> {
     let run = dir.run();
     let files = match std::fs::read_dir(&run) {
         Ok(files) => files,

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 
 /// A lab folder, and what follows from its path.
 #[derive(Debug, Clone)]
-pub struct LabDir {
+pub(crate) struct LabDir {
     root: PathBuf,
     id: String,
 }
@@ -22,7 +22,7 @@ impl LabDir {
     ///
     /// # Errors
     /// When the folder cannot be made.
-    pub fn open(root: &Path) -> Result<Self> {
+    pub(crate) fn open(root: &Path) -> Result<Self> {
         std::fs::create_dir_all(root).map_err(Error::file("make the folder", root))?;
         let root = root.canonicalize().map_err(Error::file("find", root))?;
         let digest = Sha256::digest(root.as_os_str().as_encoded_bytes());
@@ -31,7 +31,7 @@ impl LabDir {
     }
 
     /// The folder used when none is named.
-    pub fn default_root() -> PathBuf {
+    pub(crate) fn default_root() -> PathBuf {
         let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
         set("XDG_STATE_HOME")
             .or_else(|| set("HOME").map(|home| home.join(".local/state")))
@@ -40,67 +40,67 @@ impl LabDir {
     }
 
     /// The lab folder.
-    pub fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
     /// Name of the network namespace.
-    pub fn namespace(&self) -> String {
+    pub(crate) fn namespace(&self) -> String {
         format!("vic-lab-{}", self.id)
     }
 
     /// The run folder.
-    pub fn run(&self) -> PathBuf {
+    pub(crate) fn run(&self) -> PathBuf {
         PathBuf::from("/run").join(format!("vic-lab-{}", self.id))
     }
 
     /// The control socket.
-    pub fn control(&self) -> PathBuf {
+    pub(crate) fn control(&self) -> PathBuf {
         self.run().join("control")
     }
 
     /// Held locked by the daemon for as long as it lives.
-    pub fn lock(&self) -> PathBuf {
+    pub(crate) fn lock(&self) -> PathBuf {
         self.root.join("lock")
     }
 
     /// What the daemon says.
-    pub fn log(&self) -> PathBuf {
+    pub(crate) fn log(&self) -> PathBuf {
         self.root.join("daemon.log")
     }
 
     /// [`crate::settings::Settings`].
-    pub fn settings(&self) -> PathBuf {
+    pub(crate) fn settings(&self) -> PathBuf {
         self.root.join("lab.json")
     }
 
     /// The API's certificate.
-    pub fn certificate(&self) -> PathBuf {
+    pub(crate) fn certificate(&self) -> PathBuf {
         self.root.join("certificate.pem")
     }
 
     /// The API's key.
-    pub fn key(&self) -> PathBuf {
+    pub(crate) fn key(&self) -> PathBuf {
         self.root.join("key.pem")
     }
 
     /// What the accelerator probe found.
-    pub fn accelerator(&self) -> PathBuf {
+    pub(crate) fn accelerator(&self) -> PathBuf {
         self.root.join("accelerator.json")
     }
 
     /// Folder of inventory documents.
-    pub fn inventory(&self) -> PathBuf {
+    pub(crate) fn inventory(&self) -> PathBuf {
         self.root.join("inventory")
     }
 
     /// Folder of datastores.
-    pub fn datastores(&self) -> PathBuf {
+    pub(crate) fn datastores(&self) -> PathBuf {
         self.root.join("datastores")
     }
 
     /// DHCP leases.
-    pub fn leases(&self) -> PathBuf {
+    pub(crate) fn leases(&self) -> PathBuf {
         self.root.join("dhcp.leases")
     }
 
@@ -108,7 +108,7 @@ impl LabDir {
     ///
     /// # Errors
     /// When it cannot be made.
-    pub fn make_run(&self) -> Result<PathBuf> {
+    pub(crate) fn make_run(&self) -> Result<PathBuf> {
         use std::os::unix::fs::PermissionsExt;
         let run = self.run();
         std::fs::create_dir_all(&run).map_err(Error::file("make the folder", &run))?;
@@ -120,7 +120,7 @@ impl LabDir {
     ///
     /// # Errors
     /// When something cannot be removed.
-    pub fn wipe(&self) -> Result<()> {
+    pub(crate) fn wipe(&self) -> Result<()> {
         for folder in [self.inventory(), self.datastores()] {
             match std::fs::remove_dir_all(&folder) {
                 Err(e) if !crate::process::is_absent(&e) => return Err(Error::file("remove", folder)(e)),

@@ -73,7 +73,7 @@ pub enum Error {
 }
 
 /// Result with the lab's error.
-pub type Result<T, E = Error> = std::result::Result<T, E>;
+pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     /// For `map_err` on file operations.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// What happens to a call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "effect", rename_all = "kebab-case")]
-pub enum Effect {
+pub(crate) enum Effect {
     /// The call has no effect and ends with this fault.
     Fault {
         /// vim25's name of the fault, `InvalidState`, `NotAuthenticated`, ...
@@ -42,7 +42,7 @@ pub enum Effect {
 
 /// One rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rule {
+pub(crate) struct Rule {
     /// Number of the rule, given by the lab.
     #[serde(default)]
     pub id: u64,
@@ -64,7 +64,7 @@ pub struct Rule {
 
 /// What happens to one call.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Verdict {
+pub(crate) struct Verdict {
     /// Wait this long first.
     pub delay: Duration,
     /// Then this.
@@ -73,7 +73,7 @@ pub struct Verdict {
 
 /// The rules in force.
 #[derive(Debug, Default)]
-pub struct Faults(Mutex<(u64, Vec<Rule>)>);
+pub(crate) struct Faults(Mutex<(u64, Vec<Rule>)>);
 
 impl Faults {
     fn lock(&self) -> std::sync::MutexGuard<'_, (u64, Vec<Rule>)> {
@@ -81,7 +81,7 @@ impl Faults {
     }
 
     /// Adds a rule and gives its number.
-    pub fn add(&self, mut rule: Rule) -> u64 {
+    pub(crate) fn add(&self, mut rule: Rule) -> u64 {
         let mut state = self.lock();
         state.0 += 1;
         rule.id = state.0;
@@ -91,12 +91,12 @@ impl Faults {
     }
 
     /// The rules and how often each has matched.
-    pub fn list(&self) -> Vec<Rule> {
+    pub(crate) fn list(&self) -> Vec<Rule> {
         self.lock().1.clone()
     }
 
     /// Removes one rule, or all.
-    pub fn clear(&self, id: Option<u64>) -> usize {
+    pub(crate) fn clear(&self, id: Option<u64>) -> usize {
         let mut state = self.lock();
         let before = state.1.len();
         state.1.retain(|r| id.is_some_and(|id| id != r.id));
@@ -104,7 +104,7 @@ impl Faults {
     }
 
     /// What happens to a call of `method` on the object that goes by any of `names`.
-    pub fn judge(&self, method: &str, names: &[&str]) -> Verdict {
+    pub(crate) fn judge(&self, method: &str, names: &[&str]) -> Verdict {
         let mut verdict = Verdict::default();
         for rule in &mut self.lock().1 {
             if !matches(&rule.method, method) || !names.iter().any(|name| matches(&rule.object, name)) {
@@ -130,7 +130,7 @@ impl Faults {
 }
 
 /// The rules of a preset: `vcenter` takes as long as a vCenter does.
-pub fn preset(name: &str) -> Option<Vec<Rule>> {
+pub(crate) fn preset(name: &str) -> Option<Vec<Rule>> {
     let delay = |method: &str, milliseconds| Rule {
         id: 0,
         method: method.into(),

@@ -9,7 +9,7 @@ use crate::dir::LabDir;
 use crate::error::{Error, Result};
 
 /// The API's certificate and key, PEM.
-pub struct Identity {
+pub(crate) struct Identity {
     /// Certificate.
     pub certificate: String,
     /// Private key.
@@ -23,14 +23,14 @@ impl std::fmt::Debug for Identity {
 }
 
 /// The name that guests know the API by.
-pub const HOST_NAME: &str = "vcenter.lab.test";
+pub(crate) const HOST_NAME: &str = "vcenter.lab.test";
 
 impl Identity {
     /// Loads the lab's certificate, making it at the first start.
     ///
     /// # Errors
     /// When files cannot be read or written.
-    pub fn ensure(dir: &LabDir, gateway: Ipv4Addr) -> Result<Self> {
+    pub(crate) fn ensure(dir: &LabDir, gateway: Ipv4Addr) -> Result<Self> {
         let (certificate, key) = (dir.certificate(), dir.key());
         if !certificate.exists() || !key.exists() {
             let made = make(gateway).map_err(|e| Error::Refused(format!("cannot make a certificate: {e}")))?;
@@ -48,7 +48,7 @@ impl Identity {
     ///
     /// # Errors
     /// When the file holds none.
-    pub fn der(&self) -> Result<Vec<u8>> {
+    pub(crate) fn der(&self) -> Result<Vec<u8>> {
         use rustls::pki_types::pem::PemObject;
         rustls::pki_types::CertificateDer::from_pem_slice(self.certificate.as_bytes())
             .map(|der| der.to_vec())
@@ -59,7 +59,7 @@ impl Identity {
     ///
     /// # Errors
     /// As [`Self::der`].
-    pub fn thumbprint(&self) -> Result<String> {
+    pub(crate) fn thumbprint(&self) -> Result<String> {
         let digest = Sha1::digest(self.der()?);
         Ok(digest.iter().map(|b| format!("{b:02X}")).collect::<Vec<_>>().join(":"))
     }

@@ -17,7 +17,7 @@ use crate::world::{EventKind, Object, World};
 
 /// The lab.
 #[derive(Debug)]
-pub struct Lab {
+pub(crate) struct Lab {
     settings: Settings,
     world: Mutex<World>,
     changed: watch::Sender<u64>,
@@ -49,7 +49,7 @@ impl Lab {
     ///
     /// # Errors
     /// When the inventory cannot be read.
-    pub fn open(dir: &LabDir, settings: Settings, place: Place) -> Result<Arc<Self>> {
+    pub(crate) fn open(dir: &LabDir, settings: Settings, place: Place) -> Result<Arc<Self>> {
         let world = World::open(dir.inventory(), dir.datastores(), settings.clone())?;
         let lab = Arc::new(Self {
             settings,
@@ -66,12 +66,12 @@ impl Lab {
     }
 
     /// What the lab is.
-    pub fn settings(&self) -> &Settings {
+    pub(crate) fn settings(&self) -> &Settings {
         &self.settings
     }
 
     /// The fault rules.
-    pub fn faults(&self) -> &Faults {
+    pub(crate) fn faults(&self) -> &Faults {
         &self.faults
     }
 
@@ -115,7 +115,7 @@ impl Lab {
     }
 
     /// The bridges of the port groups, and which of them the lab serves.
-    pub fn bridges(&self) -> Vec<(String, bool)> {
+    pub(crate) fn bridges(&self) -> Vec<(String, bool)> {
         self.read(|w| {
             let networks = w.entries().filter_map(|e| match &e.object {
                 Object::Network(network) => Some((network.bridge.clone(), network.served)),
@@ -126,7 +126,7 @@ impl Lab {
     }
 
     /// Finds the VMs that an earlier daemon left running.
-    pub async fn adopt(&self) {
+    pub(crate) async fn adopt(&self) {
         let ids: Vec<String> = self.read(|w| w.vms().map(|(e, _)| e.id.clone()).collect());
         for id in ids {
             self.runtime().adopt(&id).await;
@@ -134,19 +134,19 @@ impl Lab {
     }
 
     /// Pulls the plug of every VM.
-    pub async fn stop(&self) {
+    pub(crate) async fn stop(&self) {
         self.runtime().power_off_all().await;
     }
 
     /// The address of the guest of the VM of that name.
-    pub fn guest_address(&self, name: &str) -> Option<Ipv4Addr> {
+    pub(crate) fn guest_address(&self, name: &str) -> Option<Ipv4Addr> {
         self.read(|w| w.vms().find(|(e, vm)| e.name == name && vm.is_on()).and_then(|(_, vm)| vm.address.clone()))?
             .parse()
             .ok()
     }
 
     /// The VMs, for the status.
-    pub fn vm_status(&self) -> Vec<VmStatus> {
+    pub(crate) fn vm_status(&self) -> Vec<VmStatus> {
         self.read(|w| {
             let vms = w.vms().map(|(entry, vm)| VmStatus {
                 id: entry.id.clone(),

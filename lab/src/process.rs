@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 
 /// A process, named so that no other can be taken for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProcessId {
+pub(crate) struct ProcessId {
     /// Its id.
     pub pid: i32,
     /// Its start time in clock ticks after boot (field 22 of `/proc/PID/stat`).
@@ -23,7 +23,7 @@ pub struct ProcessId {
 
 /// A handle on a running process, which need not be a child.
 #[derive(Debug)]
-pub struct Process {
+pub(crate) struct Process {
     fd: AsyncFd<OwnedFd>,
 }
 
@@ -38,17 +38,17 @@ fn stat(pid: i32) -> Option<(u64, char)> {
 
 impl ProcessId {
     /// The process that has the id `pid` now.
-    pub fn of(pid: i32) -> Option<Self> {
+    pub(crate) fn of(pid: i32) -> Option<Self> {
         stat(pid).map(|(start, _)| Self { pid, start })
     }
 
     /// Whether that process still runs (a zombie does not).
-    pub fn is_alive(self) -> bool {
+    pub(crate) fn is_alive(self) -> bool {
         matches!(stat(self.pid), Some((start, state)) if start == self.start && state != 'Z' && state != 'X')
     }
 
     /// Opens the process; `None` when it is gone.  Needs a tokio runtime.
-    pub fn open(self) -> Option<Process> {
+    pub(crate) fn open(self) -> Option<Process> {
         let fd = pidfd_open(Pid::from_raw(self.pid)?, PidfdFlags::empty()).ok()?;
         // Asked after opening: from here on the descriptor names this process whatever becomes of its id.
         if !self.is_alive() {
@@ -62,13 +62,13 @@ impl ProcessId {
 
 impl Process {
     /// Returns when the process has ended.
-    pub async fn ended(&self) {
+    pub(crate) async fn ended(&self) {
         // A pidfd becomes readable when its process ends, and stays so; an error means that it cannot be watched any more.
         let _ = self.fd.readable().await;
     }
 
     /// Ends the process: asks, then insists.
-    pub async fn end(&self, grace: Duration) {
+    pub(crate) async fn end(&self, grace: Duration) {
         let _ = pidfd_send_signal(self.fd.get_ref(), Signal::TERM);
         if tokio::time::timeout(grace, self.ended()).await.is_err() {
             let _ = pidfd_send_signal(self.fd.get_ref(), Signal::KILL);
@@ -77,14 +77,14 @@ impl Process {
     }
 
     /// Ends the process at once.
-    pub async fn kill(&self) {
+    pub(crate) async fn kill(&self) {
         let _ = pidfd_send_signal(self.fd.get_ref(), Signal::KILL);
         self.ended().await;
     }
 }
 
 /// Reads the process id that a program wrote to its pid file, and turns it into a [`ProcessId`].
-pub fn from_pid_file(path: &Path) -> Option<ProcessId> {
+pub(crate) fn from_pid_file(path: &Path) -> Option<ProcessId> {
     let pid = std::fs::read_to_string(path).ok()?.trim().parse().ok()?;
     ProcessId::of(pid)
 }
@@ -93,12 +93,12 @@ pub fn from_pid_file(path: &Path) -> Option<ProcessId> {
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn remember(path: &Path, process: ProcessId) -> Result<()> {
+pub(crate) fn remember(path: &Path, process: ProcessId) -> Result<()> {
     crate::store::write_json(path, &process)
 }
 
 /// The process remembered in `path`, if it is still the same and alive.
-pub fn recall(path: &Path) -> Option<ProcessId> {
+pub(crate) fn recall(path: &Path) -> Option<ProcessId> {
     crate::store::read_json::<ProcessId>(path).ok().flatten().filter(|p| p.is_alive())
 }
 
@@ -106,7 +106,7 @@ pub fn recall(path: &Path) -> Option<ProcessId> {
 ///
 /// # Errors
 /// When it cannot be started or ends with a failure; the message carries what it wrote.
-pub fn run(program: &str, args: &[&str], what: &str) -> Result<String> {
+pub(crate) fn run(program: &str, args: &[&str], what: &str) -> Result<String> {
     let output = std::process::Command::new(program)
         .args(args)
         .stdin(std::process::Stdio::null())
@@ -124,14 +124,14 @@ pub fn run(program: &str, args: &[&str], what: &str) -> Result<String> {
 }
 
 /// The end of what a program wrote, as one line.
-pub fn tail(bytes: &[u8]) -> String {
+pub(crate) fn tail(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let lines: Vec<&str> = text.lines().filter(|l| !l.trim().is_empty()).collect();
     lines[lines.len().saturating_sub(4)..].join("; ")
 }
 
 /// Whether an error only says that a file is not there.
-pub fn is_absent(error: &std::io::Error) -> bool {
+pub(crate) fn is_absent(error: &std::io::Error) -> bool {
     error.kind() == ErrorKind::NotFound
 }
 

@@ -12,7 +12,7 @@ use crate::net::{Published, Range};
 /// Which product the lab behaves as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Shape {
+pub(crate) enum Shape {
     /// vCenter: a datacenter with a cluster.
     Vcenter,
     /// One ESXi host.
@@ -21,7 +21,7 @@ pub enum Shape {
 
 impl Shape {
     /// The administrator's account.
-    pub fn user(self) -> &'static str {
+    pub(crate) fn user(self) -> &'static str {
         match self {
             Self::Vcenter => "administrator@vsphere.local",
             Self::Esxi => "root",
@@ -31,7 +31,7 @@ impl Shape {
 
 /// What a lab is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Which product it behaves as.
     pub shape: Shape,
     /// How many hosts the cluster has.
@@ -52,7 +52,7 @@ pub struct Settings {
 
 /// What the admin asks for; what is absent stays as it is.
 #[derive(Debug, Clone, Default)]
-pub struct Wanted {
+pub(crate) struct Wanted {
     /// ESXi instead of vCenter.
     pub esxi: bool,
     /// Number of hosts.
@@ -72,7 +72,7 @@ impl Settings {
     ///
     /// # Errors
     /// When the document is not readable.
-    pub fn load(dir: &LabDir) -> Result<Option<Self>> {
+    pub(crate) fn load(dir: &LabDir) -> Result<Option<Self>> {
         crate::store::read_json(&dir.settings())
     }
 
@@ -80,7 +80,7 @@ impl Settings {
     ///
     /// # Errors
     /// When they cannot be written.
-    pub fn store(&self, dir: &LabDir) -> Result<()> {
+    pub(crate) fn store(&self, dir: &LabDir) -> Result<()> {
         crate::store::write_json(&dir.settings(), self)
     }
 
@@ -88,7 +88,7 @@ impl Settings {
     ///
     /// # Errors
     /// When something is wanted that an existing lab cannot become.
-    pub fn settle(known: Option<Self>, wanted: &Wanted) -> Result<Self> {
+    pub(crate) fn settle(known: Option<Self>, wanted: &Wanted) -> Result<Self> {
         let mut settings = known.clone().unwrap_or_else(|| Self {
             shape: if wanted.esxi { Shape::Esxi } else { Shape::Vcenter },
             hosts: 1,

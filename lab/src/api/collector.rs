@@ -17,7 +17,7 @@ use vim25_types::{
 
 use super::dispatch::Cx;
 use super::fault;
-use super::select::{Found, Scope};
+use super::select::{Found, Properties, Scope};
 
 /// Most objects in one page; vSphere chooses a limit of its own too.
 const PAGE: usize = 1000;
@@ -94,7 +94,7 @@ fn object_content(name: &str, object: &Moref, properties: &[(String, Option<Elem
 }
 
 /// An object with the properties that were asked of it.
-type Selected = (Moref, Vec<(String, Option<Element>)>);
+type Selected = (Moref, Properties);
 
 fn find_all(cx: &Cx, specs: &[PropertyFilterSpec]) -> Result<Vec<Selected>, Fault> {
     cx.lab.read(|world| {

@@ -504,8 +504,11 @@ impl Planner<'_> {
         let at = self.plan.devices.iter().position(|d| d.key == change.device.key);
         let at = at.ok_or_else(|| {
             let key = change.device.key;
-            let mut detail = vim25_types::DeviceNotFound::default();
-            detail.device_index = i32::try_from(index).unwrap_or_default();
+            let base = vim25_types::InvalidDeviceSpec {
+                device_index: i32::try_from(index).unwrap_or_default(),
+                ..Default::default()
+            };
+            let detail = vim25_types::DeviceNotFound { base };
             Fault::new(detail, format!("The VM has no device with key {key}."))
         })?;
         let device = &self.plan.devices[at];

@@ -41,7 +41,7 @@ use crate::lab::Lab;
 ///
 /// # Errors
 /// When the certificate or the key is not usable.
-pub fn tls(identity: &Identity) -> Result<TlsAcceptor> {
+pub(crate) fn tls(identity: &Identity) -> Result<TlsAcceptor> {
     let bad = |e: &dyn std::fmt::Display| Error::Refused(format!("the lab's certificate is not usable: {e}"));
     let chain = vec![CertificateDer::from_pem_slice(identity.certificate.as_bytes()).map_err(|e| bad(&e))?];
     let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).map_err(|e| bad(&e))?;
@@ -55,7 +55,7 @@ pub fn tls(identity: &Identity) -> Result<TlsAcceptor> {
 }
 
 /// Serves the API on `listener`, for ever.
-pub async fn serve(listener: TcpListener, tls: TlsAcceptor, lab: Arc<Lab>) {
+pub(crate) async fn serve(listener: TcpListener, tls: TlsAcceptor, lab: Arc<Lab>) {
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,

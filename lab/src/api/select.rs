@@ -37,6 +37,9 @@ pub(super) fn whole<'a>(part: &'a Moref, prefix: &str) -> Option<&'a str> {
     part.value.strip_prefix(prefix)?.strip_prefix('-')
 }
 
+/// Properties of one object by path; `None` for one that is unset.
+pub(super) type Properties = Vec<(String, Option<Element>)>;
+
 impl Scope<'_> {
     /// As [`kind_of`].
     pub(super) fn kind(&self, this: &Moref) -> Option<String> {
@@ -237,13 +240,9 @@ impl Scope<'_> {
     }
 
     /// The properties that a spec wants of an object; `None` when it wants no object of that type.
-    fn properties(
-        &self,
-        object: &Moref,
-        spec: &PropertyFilterSpec,
-    ) -> Result<Option<Vec<(String, Option<Element>)>>, Fault> {
+    fn properties(&self, object: &Moref, spec: &PropertyFilterSpec) -> Result<Option<Properties>, Fault> {
         let mut wanted = false;
-        let mut all: Vec<(String, Option<Element>)> = Vec::new();
+        let mut all = Properties::new();
         for set in spec.prop_set.iter().filter(|p| schema::managed_is_a(&object.kind, &p.type_)) {
             wanted = true;
             let known = schema::managed_type(&set.type_).map(|t| t.props).unwrap_or_default();

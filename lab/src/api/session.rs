@@ -77,7 +77,6 @@ impl Session {
             ip_address: self.address.to_string(),
             user_agent: self.agent.clone(),
             call_count: 0,
-            ..UserSession::default()
         }
     }
 }

@@ -9,14 +9,19 @@ use crate::process::{self, ProcessId};
 
 /// The address and name server.
 #[derive(Debug)]
-pub struct Dhcp;
+pub(crate) struct Dhcp;
 
 impl Dhcp {
     /// Starts it on `bridge`, unless it runs already.
     ///
     /// # Errors
     /// When `dnsmasq` does not start.
-    pub async fn ensure(network: &Network, bridge: &str, files: &DhcpFiles, names: &[(String, String)]) -> Result<()> {
+    pub(crate) async fn ensure(
+        network: &Network,
+        bridge: &str,
+        files: &DhcpFiles,
+        names: &[(String, String)],
+    ) -> Result<()> {
         if process::recall(&files.process).is_some() {
             return Ok(());
         }
@@ -68,7 +73,7 @@ impl Dhcp {
     }
 
     /// Ends it.
-    pub async fn end(process_file: &Path) {
+    pub(crate) async fn end(process_file: &Path) {
         if let Some(process) = process::recall(process_file).and_then(ProcessId::open) {
             process.end(Duration::from_secs(2)).await;
         }

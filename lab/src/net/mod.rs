@@ -10,16 +10,16 @@ mod publish;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-pub use dhcp::Dhcp;
-pub use namespace::{Namespace, enter, remove};
-pub use publish::{Published, Publisher};
+pub(crate) use dhcp::Dhcp;
+pub(crate) use namespace::{Namespace, enter, remove};
+pub(crate) use publish::{Published, Publisher};
 
 use crate::error::Result;
 use crate::process;
 
 /// An IPv4 network for "VM Network": the lab is its first host, the upper half is for DHCP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Range {
+pub(crate) struct Range {
     base: u32,
     prefix: u8,
 }
@@ -51,24 +51,24 @@ impl Range {
     }
 
     /// The lab's own address: gateway, name server, API.
-    pub fn gateway(self) -> Ipv4Addr {
+    pub(crate) fn gateway(self) -> Ipv4Addr {
         Ipv4Addr::from(self.base + 1)
     }
 
     /// Prefix length.
-    pub fn prefix(self) -> u8 {
+    pub(crate) fn prefix(self) -> u8 {
         self.prefix
     }
 
     /// First and last address that DHCP gives out; those below are free for static use.
-    pub fn dhcp(self) -> (Ipv4Addr, Ipv4Addr) {
+    pub(crate) fn dhcp(self) -> (Ipv4Addr, Ipv4Addr) {
         (Ipv4Addr::from(self.base + self.size() / 2), Ipv4Addr::from(self.base + self.size() - 2))
     }
 }
 
 /// The wires of a lab.
 #[derive(Debug)]
-pub struct Network {
+pub(crate) struct Network {
     namespace: Namespace,
     range: Range,
 }
@@ -78,17 +78,17 @@ impl Network {
     ///
     /// # Errors
     /// When not root or when the kernel refuses.
-    pub fn open(name: &str, range: Range) -> Result<Self> {
+    pub(crate) fn open(name: &str, range: Range) -> Result<Self> {
         Ok(Self { namespace: Namespace::open(name)?, range })
     }
 
     /// The namespace.
-    pub fn namespace(&self) -> &Namespace {
+    pub(crate) fn namespace(&self) -> &Namespace {
         &self.namespace
     }
 
     /// The range of "VM Network".
-    pub fn range(&self) -> Range {
+    pub(crate) fn range(&self) -> Range {
         self.range
     }
 
@@ -106,7 +106,7 @@ impl Network {
     ///
     /// # Errors
     /// When `ip` fails.
-    pub fn add_bridge(&self, bridge: &str, served: bool) -> Result<()> {
+    pub(crate) fn add_bridge(&self, bridge: &str, served: bool) -> Result<()> {
         if !self.has_link(bridge) {
             self.ip(&["link", "add", bridge, "type", "bridge"], "make a bridge")?;
         }
@@ -121,7 +121,7 @@ impl Network {
     ///
     /// # Errors
     /// When `ip` fails.
-    pub fn add_tap(&self, tap: &str, bridge: &str) -> Result<()> {
+    pub(crate) fn add_tap(&self, tap: &str, bridge: &str) -> Result<()> {
         if !self.has_link(tap) {
             // Taps are made on the machine by `ip tuntap`, which knows no namespace of its own: it runs inside.
             process::run(
@@ -137,14 +137,14 @@ impl Network {
     ///
     /// # Errors
     /// When `ip` fails.
-    pub fn remove_tap(&self, tap: &str) -> Result<()> {
+    pub(crate) fn remove_tap(&self, tap: &str) -> Result<()> {
         if self.has_link(tap) { self.ip(&["link", "delete", tap], "remove a tap") } else { Ok(()) }
     }
 }
 
 /// Files of the lab's name and address server.
 #[derive(Debug, Clone)]
-pub struct DhcpFiles {
+pub(crate) struct DhcpFiles {
     /// Leases, kept over restarts.
     pub leases: PathBuf,
     /// Its process.

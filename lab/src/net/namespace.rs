@@ -19,7 +19,7 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// A named network namespace with a thread inside.
 #[derive(Debug)]
-pub struct Namespace {
+pub(crate) struct Namespace {
     name: String,
     jobs: mpsc::Sender<Job>,
 }
@@ -33,7 +33,7 @@ fn handle(name: &str) -> PathBuf {
 ///
 /// # Errors
 /// When there is no such namespace or the caller may not enter it.
-pub fn enter(name: &str) -> Result<()> {
+pub(crate) fn enter(name: &str) -> Result<()> {
     let path = handle(name);
     let file = File::open(&path).map_err(Error::file("open the network namespace", &path))?;
     move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
@@ -45,7 +45,7 @@ impl Namespace {
     ///
     /// # Errors
     /// When not root, or when `ip netns` fails.
-    pub fn open(name: &str) -> Result<Self> {
+    pub(crate) fn open(name: &str) -> Result<Self> {
         if !rustix::process::geteuid().is_root() {
             return Err(Error::Refused(
                 "the lab's networks need root: run it with sudo (a user namespace instead is not supported yet)".into(),
@@ -76,7 +76,7 @@ impl Namespace {
     }
 
     /// The name that `ip netns` knows it by.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
@@ -84,7 +84,7 @@ impl Namespace {
     ///
     /// # Errors
     /// Those of the job.
-    pub async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    pub(crate) async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
         let (answer, outcome) = oneshot::channel();
         let dead = || Error::Refused("the network namespace's thread died".into());
         self.jobs
@@ -99,7 +99,7 @@ impl Namespace {
     ///
     /// # Errors
     /// When the address cannot be bound.
-    pub async fn listen(&self, address: std::net::SocketAddr) -> Result<tokio::net::TcpListener> {
+    pub(crate) async fn listen(&self, address: std::net::SocketAddr) -> Result<tokio::net::TcpListener> {
         let what = format!("listen on {address} inside the lab");
         let listener = self
             .run(move || {
@@ -115,7 +115,7 @@ impl Namespace {
     ///
     /// # Errors
     /// When the peer does not answer.
-    pub async fn connect(&self, peer: std::net::SocketAddr) -> Result<tokio::net::TcpStream> {
+    pub(crate) async fn connect(&self, peer: std::net::SocketAddr) -> Result<tokio::net::TcpStream> {
         let socket = self
             .run(move || {
                 let socket =
@@ -131,7 +131,7 @@ impl Namespace {
 ///
 /// # Errors
 /// When `ip netns` fails.
-pub fn remove(name: &str) -> Result<()> {
+pub(crate) fn remove(name: &str) -> Result<()> {
     if !handle(name).exists() {
         return Ok(());
     }

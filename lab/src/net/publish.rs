@@ -20,7 +20,7 @@ pub(crate) type Resolve = Arc<dyn Fn(&str) -> Option<Ipv4Addr> + Send + Sync>;
 
 /// Where a published port leads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Target {
+pub(crate) struct Target {
     /// The VM's name.
     pub vm: String,
     /// The port in the guest.
@@ -29,7 +29,7 @@ pub struct Target {
 
 /// A published port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Published {
+pub(crate) struct Published {
     /// Where the machine listens.
     pub listen: SocketAddr,
     /// Where it leads.
@@ -56,7 +56,7 @@ impl std::str::FromStr for Published {
 }
 
 /// The forwarder.
-pub struct Publisher {
+pub(crate) struct Publisher {
     network: Arc<Network>,
     resolve: Resolve,
     open: Mutex<BTreeMap<SocketAddr, (Target, JoinHandle<()>)>>,
@@ -78,7 +78,7 @@ impl Publisher {
     ///
     /// # Errors
     /// When the address cannot be bound.
-    pub async fn add(&self, what: Published) -> Result<Published> {
+    pub(crate) async fn add(&self, what: Published) -> Result<Published> {
         self.remove(what.listen);
         let listener = TcpListener::bind(what.listen)
             .await
@@ -91,14 +91,14 @@ impl Publisher {
     }
 
     /// Stops publishing what listens on `listen`; connections that are open stay.
-    pub fn remove(&self, listen: SocketAddr) -> bool {
+    pub(crate) fn remove(&self, listen: SocketAddr) -> bool {
         let Some((_, task)) = self.lock().remove(&listen) else { return false };
         task.abort();
         true
     }
 
     /// What is published.
-    pub fn list(&self) -> Vec<Published> {
+    pub(crate) fn list(&self) -> Vec<Published> {
         self.lock().iter().map(|(&listen, (target, _))| Published { listen, target: target.clone() }).collect()
     }
 

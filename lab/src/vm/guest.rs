@@ -33,7 +33,7 @@ pub(crate) enum Said {
 
 /// A request of the host to the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tclo {
+pub(crate) enum Tclo {
     /// Shut down.
     Halt,
     /// Shut down and start again.

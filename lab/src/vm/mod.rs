@@ -24,9 +24,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use guest::Tclo;
-pub use qemu::RunFiles;
-pub use spec::{Cdrom, Controller, ControllerModel, Disk, Nic, NicModel, Serial, VmSpec};
+pub(crate) use guest::Tclo;
+pub(crate) use qemu::RunFiles;
+pub(crate) use spec::{Cdrom, Controller, ControllerModel, Disk, Nic, NicModel, Serial, VmSpec};
 
 use crate::accel::Accelerator;
 use crate::error::{Error, Result};
@@ -35,7 +35,7 @@ use task::{Command, VmTask};
 
 /// Where a VM's state machine is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Power {
+pub(crate) enum Power {
     /// No process.
     Off,
     /// QEMU is being started.
@@ -48,7 +48,7 @@ pub enum Power {
 
 /// What is known of a VM at run time.
 #[derive(Debug, Clone, PartialEq)]
-pub struct VmState {
+pub(crate) struct VmState {
     /// Its power state.
     pub power: Power,
     /// When the guest was started.
@@ -62,7 +62,7 @@ pub struct VmState {
 }
 
 /// What the runtime needs from the inventory.  Called from VM tasks; must not block.
-pub trait Host: Send + Sync + 'static {
+pub(crate) trait Host: Send + Sync + 'static {
     /// The value of a `guestinfo.` key of a VM.
     fn guest_get(&self, vm: &str, key: &str) -> Option<String>;
 
@@ -78,7 +78,7 @@ pub trait Host: Send + Sync + 'static {
 
 /// Where VMs run.
 #[derive(Debug, Clone)]
-pub struct Place {
+pub(crate) struct Place {
     /// Folder of sockets and pid files.
     pub run: PathBuf,
     /// The lab's networks.
@@ -89,14 +89,14 @@ pub struct Place {
 
 /// A handle on one VM's task.
 #[derive(Debug, Clone)]
-pub struct Vm {
+pub(crate) struct Vm {
     commands: mpsc::UnboundedSender<Command>,
     state: watch::Receiver<VmState>,
 }
 
 impl Vm {
     /// The VM's state from now on.
-    pub fn watch(&self) -> watch::Receiver<VmState> {
+    pub(crate) fn watch(&self) -> watch::Receiver<VmState> {
         self.state.clone()
     }
 
@@ -111,7 +111,7 @@ impl Vm {
     ///
     /// # Errors
     /// When it is not off, or QEMU does not start.
-    pub async fn power_on(&self, spec: VmSpec) -> Result<()> {
+    pub(crate) async fn power_on(&self, spec: VmSpec) -> Result<()> {
         self.ask(|answer| Command::PowerOn(Box::new(spec), answer)).await
     }
 
@@ -119,7 +119,7 @@ impl Vm {
     ///
     /// # Errors
     /// When it is off.
-    pub async fn power_off(&self) -> Result<()> {
+    pub(crate) async fn power_off(&self) -> Result<()> {
         self.ask(Command::PowerOff).await
     }
 
@@ -127,7 +127,7 @@ impl Vm {
     ///
     /// # Errors
     /// When it is off.
-    pub async fn kill(&self) -> Result<()> {
+    pub(crate) async fn kill(&self) -> Result<()> {
         self.ask(Command::Kill).await
     }
 
@@ -135,7 +135,7 @@ impl Vm {
     ///
     /// # Errors
     /// When it is off.
-    pub async fn reset(&self) -> Result<()> {
+    pub(crate) async fn reset(&self) -> Result<()> {
         self.ask(Command::Reset).await
     }
 
@@ -143,7 +143,7 @@ impl Vm {
     ///
     /// # Errors
     /// When it is off, its tools do not run, or it refuses.
-    pub async fn ask_guest(&self, what: Tclo) -> Result<()> {
+    pub(crate) async fn ask_guest(&self, what: Tclo) -> Result<()> {
         self.ask(|answer| Command::Guest(what, answer)).await
     }
 
@@ -151,7 +151,7 @@ impl Vm {
     ///
     /// # Errors
     /// When the VM is off or QEMU refuses.
-    pub async fn add_disk(&self, disk: Disk) -> Result<()> {
+    pub(crate) async fn add_disk(&self, disk: Disk) -> Result<()> {
         self.ask(|answer| Command::AddDisk(disk, answer)).await
     }
 
@@ -159,7 +159,7 @@ impl Vm {
     ///
     /// # Errors
     /// When the VM is off or QEMU refuses.
-    pub async fn remove_disk(&self, key: i32) -> Result<()> {
+    pub(crate) async fn remove_disk(&self, key: i32) -> Result<()> {
         self.ask(|answer| Command::RemoveDisk(key, answer)).await
     }
 
@@ -167,7 +167,7 @@ impl Vm {
     ///
     /// # Errors
     /// When the VM is off or QEMU refuses.
-    pub async fn add_nic(&self, nic: Nic) -> Result<()> {
+    pub(crate) async fn add_nic(&self, nic: Nic) -> Result<()> {
         self.ask(|answer| Command::AddNic(nic, answer)).await
     }
 
@@ -175,7 +175,7 @@ impl Vm {
     ///
     /// # Errors
     /// When the VM is off, or the guest does not let go.
-    pub async fn remove_nic(&self, key: i32) -> Result<()> {
+    pub(crate) async fn remove_nic(&self, key: i32) -> Result<()> {
         self.ask(|answer| Command::RemoveNic(key, answer)).await
     }
 
@@ -183,7 +183,7 @@ impl Vm {
     ///
     /// # Errors
     /// When the VM is off or has no such NIC.
-    pub async fn change_nic(&self, nic: Nic) -> Result<()> {
+    pub(crate) async fn change_nic(&self, nic: Nic) -> Result<()> {
         self.ask(|answer| Command::ChangeNic(nic, answer)).await
     }
 
@@ -191,13 +191,13 @@ impl Vm {
     ///
     /// # Errors
     /// When the VM is off or QEMU refuses.
-    pub async fn change_medium(&self, cdrom: Cdrom) -> Result<()> {
+    pub(crate) async fn change_medium(&self, cdrom: Cdrom) -> Result<()> {
         self.ask(|answer| Command::ChangeMedium(cdrom, answer)).await
     }
 }
 
 /// All VMs of a lab.
-pub struct Runtime {
+pub(crate) struct Runtime {
     place: Place,
     host: Arc<dyn Host>,
     vms: Mutex<HashMap<String, Vm>>,
@@ -211,7 +211,7 @@ impl std::fmt::Debug for Runtime {
 
 impl Runtime {
     /// A runtime that reports to `host`.
-    pub fn new(place: Place, host: Arc<dyn Host>) -> Self {
+    pub(crate) fn new(place: Place, host: Arc<dyn Host>) -> Self {
         Self { place, host, vms: Mutex::default() }
     }
 
@@ -220,7 +220,7 @@ impl Runtime {
     }
 
     /// The VM `id`.  Its task is started at the first call, and finds the process of an earlier daemon.
-    pub fn vm(&self, id: &str) -> Vm {
+    pub(crate) fn vm(&self, id: &str) -> Vm {
         self.lock()
             .entry(id.to_owned())
             .or_insert_with(|| {
@@ -232,19 +232,19 @@ impl Runtime {
     }
 
     /// Waits until the VM `id` of an earlier daemon is adopted or known to be off.
-    pub async fn adopt(&self, id: &str) -> VmState {
+    pub(crate) async fn adopt(&self, id: &str) -> VmState {
         let mut state = self.vm(id).watch();
         let seen = state.wait_for(|s| s.power != Power::Starting).await.map(|s| s.clone());
         seen.unwrap_or_else(|_| task::off())
     }
 
     /// Ends the task of a VM that is no more.
-    pub fn forget(&self, id: &str) {
+    pub(crate) fn forget(&self, id: &str) {
         self.lock().remove(id);
     }
 
     /// Pulls the plug of every VM.
-    pub async fn power_off_all(&self) {
+    pub(crate) async fn power_off_all(&self) {
         let vms: Vec<Vm> = self.lock().values().cloned().collect();
         for vm in vms {
             // One that is off already says so; that is what is wanted.

@@ -13,7 +13,7 @@ use crate::accel::Accelerator;
 
 /// Where the files of a running VM are.
 #[derive(Debug, Clone)]
-pub struct RunFiles {
+pub(crate) struct RunFiles {
     /// QMP socket.
     pub qmp: PathBuf,
     /// Guest info socket.
@@ -30,7 +30,7 @@ pub struct RunFiles {
 
 impl RunFiles {
     /// The files of VM `id` in the lab's run folder.
-    pub fn of(run: &Path, id: &str) -> Self {
+    pub(crate) fn of(run: &Path, id: &str) -> Self {
         let file = |suffix: &str| run.join(format!("{id}.{suffix}"));
         Self {
             qmp: file("qmp"),
@@ -43,7 +43,7 @@ impl RunFiles {
     }
 
     /// Forgets a VM that is off.
-    pub fn clear(&self) {
+    pub(crate) fn clear(&self) {
         for path in [&self.qmp, &self.guestinfo, &self.pid, &self.process, &self.spec] {
             let _ = std::fs::remove_file(path);
         }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// The hardware of one VM.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct VmSpec {
+pub(crate) struct VmSpec {
     /// Managed object id; names files and processes.
     pub id: String,
     /// The VM's name, for messages and `ps`.
@@ -31,7 +31,7 @@ pub struct VmSpec {
 
 /// A CD-ROM drive on IDE.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cdrom {
+pub(crate) struct Cdrom {
     /// vSphere's device key.
     pub key: i32,
     /// The ISO in the drive, if one is in and connected.
@@ -40,7 +40,7 @@ pub struct Cdrom {
 
 /// A SCSI controller's model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ControllerModel {
+pub(crate) enum ControllerModel {
     /// VMware's paravirtual SCSI.
     Pvscsi,
     /// LSI Logic parallel.
@@ -51,7 +51,7 @@ pub enum ControllerModel {
 
 /// A SCSI controller.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Controller {
+pub(crate) struct Controller {
     /// vSphere's device key.
     pub key: i32,
     /// Its model.
@@ -60,7 +60,7 @@ pub struct Controller {
 
 /// A disk on a SCSI controller.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Disk {
+pub(crate) struct Disk {
     /// vSphere's device key.
     pub key: i32,
     /// The key of its controller.
@@ -75,7 +75,7 @@ pub struct Disk {
 
 /// A network adapter's model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum NicModel {
+pub(crate) enum NicModel {
     /// VMware's paravirtual adapter.
     Vmxnet3,
     /// Intel 82545EM.
@@ -86,7 +86,7 @@ pub enum NicModel {
 
 /// A network adapter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Nic {
+pub(crate) struct Nic {
     /// vSphere's device key.
     pub key: i32,
     /// Its model.
@@ -103,7 +103,7 @@ pub struct Nic {
 
 /// What a serial port is connected to.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Serial {
+pub(crate) enum Serial {
     /// Nothing: the port is there, and silent.
     #[default]
     None,

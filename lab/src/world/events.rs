@@ -21,7 +21,7 @@ pub(crate) struct Events {
 
 /// A kind of event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EventKind {
+pub(crate) enum EventKind {
     /// A VM was made.
     Created,
     /// A VM was removed.
@@ -64,7 +64,7 @@ impl World {
     }
 
     /// Records an event of a VM.
-    pub fn vm_event(&mut self, user: &str, vm: &str, kind: EventKind) {
+    pub(crate) fn vm_event(&mut self, user: &str, vm: &str, kind: EventKind) {
         let Some(entry) = self.get(vm) else { return };
         if !matches!(entry.object, Object::Vm(_)) {
             return;
@@ -98,7 +98,7 @@ impl World {
     }
 
     /// Records the begin or the end of a session.
-    pub fn session_event(&mut self, user: &str, begin: bool) {
+    pub(crate) fn session_event(&mut self, user: &str, begin: bool) {
         let text = format!("User {user} logged {}", if begin { "in" } else { "out" });
         self.add_event(user, None, text, |event| {
             if begin {
@@ -114,7 +114,7 @@ impl World {
     }
 
     /// The events, oldest first.
-    pub fn events(&self) -> impl DoubleEndedIterator<Item = &AnyEvent> {
+    pub(crate) fn events(&self) -> impl DoubleEndedIterator<Item = &AnyEvent> {
         self.events.list.iter()
     }
 }

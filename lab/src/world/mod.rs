@@ -19,10 +19,10 @@ use std::path::PathBuf;
 
 use vim25_types::{DateTime, ManagedObjectReference as Moref, TaskInfo};
 
-pub use events::EventKind;
-pub use objects::{Datastore, Entry, NetworkKind, Object, Pool, VApp, VmObject};
-pub use path::DatastorePath;
-pub use seed::Singletons;
+pub(crate) use events::EventKind;
+pub(crate) use objects::{Datastore, Entry, NetworkKind, Object, Pool, VApp, VmObject};
+pub(crate) use path::DatastorePath;
+pub(crate) use seed::Singletons;
 
 use crate::error::{Error, Result};
 use crate::settings::{Settings, Shape};
@@ -32,7 +32,7 @@ const TASKS_KEPT: usize = 500;
 
 /// The inventory.
 #[derive(Debug)]
-pub struct World {
+pub(crate) struct World {
     folder: PathBuf,
     datastores: PathBuf,
     settings: Settings,
@@ -46,12 +46,12 @@ pub struct World {
 }
 
 /// The time as vSphere writes it.
-pub fn now() -> DateTime {
+pub(crate) fn now() -> DateTime {
     format_time(time::OffsetDateTime::now_utc())
 }
 
 /// A time as vSphere writes it.
-pub fn format_time(at: time::OffsetDateTime) -> DateTime {
+pub(crate) fn format_time(at: time::OffsetDateTime) -> DateTime {
     const FORMAT: &[time::format_description::BorrowedFormatItem<'_>] =
         time::macros::format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
     DateTime(at.format(FORMAT).unwrap_or_default())
@@ -62,7 +62,7 @@ impl World {
     ///
     /// # Errors
     /// When a document is not readable or cannot be written.
-    pub fn open(folder: PathBuf, datastores: PathBuf, settings: Settings) -> Result<Self> {
+    pub(crate) fn open(folder: PathBuf, datastores: PathBuf, settings: Settings) -> Result<Self> {
         std::fs::create_dir_all(&folder).map_err(Error::file("make the folder", &folder))?;
         std::fs::create_dir_all(&datastores).map_err(Error::file("make the folder", &datastores))?;
         let mut world = Self {
@@ -107,22 +107,22 @@ impl World {
     }
 
     /// What the lab is.
-    pub fn settings(&self) -> &Settings {
+    pub(crate) fn settings(&self) -> &Settings {
         &self.settings
     }
 
     /// vCenter or ESXi.
-    pub fn shape(&self) -> Shape {
+    pub(crate) fn shape(&self) -> Shape {
         self.settings.shape
     }
 
     /// Grows with each change.
-    pub fn version(&self) -> u64 {
+    pub(crate) fn version(&self) -> u64 {
         self.version
     }
 
     /// A fresh id with the given prefix.
-    pub fn fresh(&mut self, prefix: &str) -> String {
+    pub(crate) fn fresh(&mut self, prefix: &str) -> String {
         self.next += 1;
         // ESXi numbers its VMs plainly.
         if prefix == "vm" && self.shape() == Shape::Esxi {
@@ -133,7 +133,7 @@ impl World {
     }
 
     /// Adds an object.
-    pub fn insert(&mut self, entry: Entry) -> Moref {
+    pub(crate) fn insert(&mut self, entry: Entry) -> Moref {
         let moref = entry.moref();
         self.touch(&entry.id);
         self.entries.insert(entry.id.clone(), entry);
@@ -141,7 +141,7 @@ impl World {
     }
 
     /// Removes an object.
-    pub fn remove(&mut self, id: &str) {
+    pub(crate) fn remove(&mut self, id: &str) {
         self.entries.remove(id);
         self.touch(id);
     }
@@ -152,7 +152,7 @@ impl World {
     }
 
     /// Tells that something changed that is not stored.
-    pub fn bump(&mut self) {
+    pub(crate) fn bump(&mut self) {
         self.version += 1;
     }
 
@@ -160,7 +160,7 @@ impl World {
     ///
     /// # Errors
     /// When a document cannot be written.
-    pub fn commit(&mut self) -> Result<()> {
+    pub(crate) fn commit(&mut self) -> Result<()> {
         for id in std::mem::take(&mut self.dirty) {
             let path = self.folder.join(format!("{id}.json"));
             match self.entries.get(&id) {
@@ -175,23 +175,23 @@ impl World {
     }
 
     /// All objects.
-    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.entries.values()
     }
 
     /// The object `id`.
-    pub fn get(&self, id: &str) -> Option<&Entry> {
+    pub(crate) fn get(&self, id: &str) -> Option<&Entry> {
         self.entries.get(id)
     }
 
     /// The object `id`, to be changed.
-    pub fn get_mut(&mut self, id: &str) -> Option<&mut Entry> {
+    pub(crate) fn get_mut(&mut self, id: &str) -> Option<&mut Entry> {
         self.touch(id);
         self.entries.get_mut(id)
     }
 
     /// The VM `id`.
-    pub fn vm(&self, id: &str) -> Option<&VmObject> {
+    pub(crate) fn vm(&self, id: &str) -> Option<&VmObject> {
         match &self.entries.get(id)?.object {
             Object::Vm(vm) => Some(vm),
             _ => None,
@@ -199,7 +199,7 @@ impl World {
     }
 
     /// The VM `id`, to be changed.
-    pub fn vm_mut(&mut self, id: &str) -> Option<&mut VmObject> {
+    pub(crate) fn vm_mut(&mut self, id: &str) -> Option<&mut VmObject> {
         match &mut self.get_mut(id)?.object {
             Object::Vm(vm) => Some(vm),
             _ => None,
@@ -207,7 +207,7 @@ impl World {
     }
 
     /// A VM's run time state, to be changed; nothing is stored.
-    pub fn vm_state_mut(&mut self, id: &str) -> Option<&mut VmObject> {
+    pub(crate) fn vm_state_mut(&mut self, id: &str) -> Option<&mut VmObject> {
         self.version += 1;
         match &mut self.entries.get_mut(id)?.object {
             Object::Vm(vm) => Some(vm),
@@ -216,7 +216,7 @@ impl World {
     }
 
     /// The pool `id`.
-    pub fn pool(&self, id: &str) -> Option<&Pool> {
+    pub(crate) fn pool(&self, id: &str) -> Option<&Pool> {
         match &self.entries.get(id)?.object {
             Object::Pool(pool) => Some(pool),
             _ => None,
@@ -224,7 +224,7 @@ impl World {
     }
 
     /// The VMs.
-    pub fn vms(&self) -> impl Iterator<Item = (&Entry, &VmObject)> {
+    pub(crate) fn vms(&self) -> impl Iterator<Item = (&Entry, &VmObject)> {
         self.entries.values().filter_map(|e| match &e.object {
             Object::Vm(vm) => Some((e, &**vm)),
             _ => None,
@@ -232,22 +232,22 @@ impl World {
     }
 
     /// The objects whose parent is `id`.
-    pub fn children<'a>(&'a self, id: &'a str) -> impl Iterator<Item = &'a Entry> {
+    pub(crate) fn children<'a>(&'a self, id: &'a str) -> impl Iterator<Item = &'a Entry> {
         self.entries.values().filter(move |e| e.parent.as_deref() == Some(id))
     }
 
     /// The VMs in the pool `id`.
-    pub fn vms_in_pool<'a>(&'a self, id: &'a str) -> impl Iterator<Item = (&'a Entry, &'a VmObject)> {
+    pub(crate) fn vms_in_pool<'a>(&'a self, id: &'a str) -> impl Iterator<Item = (&'a Entry, &'a VmObject)> {
         self.vms().filter(move |(_, vm)| vm.pool == id)
     }
 
     /// The child of `parent` with that name.
-    pub fn child_named(&self, parent: &str, name: &str) -> Option<&Entry> {
+    pub(crate) fn child_named(&self, parent: &str, name: &str) -> Option<&Entry> {
         self.entries.values().find(|e| e.parent.as_deref() == Some(parent) && e.name == name)
     }
 
     /// The datastore with that name.
-    pub fn datastore_named(&self, name: &str) -> Option<(&Entry, &Datastore)> {
+    pub(crate) fn datastore_named(&self, name: &str) -> Option<(&Entry, &Datastore)> {
         self.entries.values().find_map(|e| match &e.object {
             Object::Datastore(datastore) if e.name == name => Some((e, datastore)),
             _ => None,
@@ -255,7 +255,7 @@ impl World {
     }
 
     /// Whether the object `id` is somewhere below `above`.
-    pub fn is_below(&self, id: &str, above: &str) -> bool {
+    pub(crate) fn is_below(&self, id: &str, above: &str) -> bool {
         let mut at = self.entries.get(id).and_then(|e| e.parent.as_deref());
         while let Some(parent) = at {
             if parent == above {
@@ -267,7 +267,7 @@ impl World {
     }
 
     /// Adds a task.
-    pub fn add_task(&mut self, make: impl FnOnce(u64, Moref) -> TaskInfo) -> Moref {
+    pub(crate) fn add_task(&mut self, make: impl FnOnce(u64, Moref) -> TaskInfo) -> Moref {
         self.next += 1;
         let number = self.next;
         let id = match self.shape() {
@@ -292,23 +292,23 @@ impl World {
     }
 
     /// A task.
-    pub fn task(&self, id: &str) -> Option<&TaskInfo> {
+    pub(crate) fn task(&self, id: &str) -> Option<&TaskInfo> {
         self.tasks.get(&Self::task_number(id)?)
     }
 
     /// A task, to be changed.
-    pub fn task_mut(&mut self, id: &str) -> Option<&mut TaskInfo> {
+    pub(crate) fn task_mut(&mut self, id: &str) -> Option<&mut TaskInfo> {
         self.version += 1;
         self.tasks.get_mut(&Self::task_number(id)?)
     }
 
     /// The tasks that are not finished, and those that finished last.
-    pub fn recent_tasks(&self) -> impl Iterator<Item = &TaskInfo> {
+    pub(crate) fn recent_tasks(&self) -> impl Iterator<Item = &TaskInfo> {
         self.tasks.values().rev().take(20)
     }
 
     /// The advanced options.
-    pub fn options(&self) -> &BTreeMap<String, String> {
+    pub(crate) fn options(&self) -> &BTreeMap<String, String> {
         &self.options
     }
 
@@ -316,7 +316,7 @@ impl World {
     ///
     /// # Errors
     /// When it cannot be stored.
-    pub fn set_option(&mut self, key: String, value: String) -> Result<()> {
+    pub(crate) fn set_option(&mut self, key: String, value: String) -> Result<()> {
         self.options.insert(key, value);
         self.version += 1;
         crate::store::write_json(&self.folder.join("options.json"), &self.options)

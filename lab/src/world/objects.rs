@@ -13,7 +13,7 @@ use crate::vm::Power;
 
 /// An object of the inventory.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// Managed object id.
     pub id: String,
     /// Name, with `/`, `\` and `%` escaped as vSphere does.
@@ -26,8 +26,8 @@ pub struct Entry {
 
 /// What an object is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "kind")]
-pub enum Object {
+#[serde(tag = "object")]
+pub(crate) enum Object {
     /// A folder, and the types that may be in it.
     Folder {
         /// Types of its children.
@@ -56,7 +56,7 @@ pub enum Object {
 
 /// A datacenter and its four folders.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Datacenter {
+pub(crate) struct Datacenter {
     /// Folder of VMs.
     pub vm: String,
     /// Folder of hosts and clusters.
@@ -69,7 +69,7 @@ pub struct Datacenter {
 
 /// A cluster or a lone host's compute resource.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Compute {
+pub(crate) struct Compute {
     /// Whether it is a cluster.
     pub cluster: bool,
     /// Its root resource pool.
@@ -80,7 +80,7 @@ pub struct Compute {
 
 /// A host.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Host {
+pub(crate) struct Host {
     /// BIOS UUID.
     pub uuid: String,
     /// Firewall rule sets and whether they are enabled.
@@ -89,7 +89,7 @@ pub struct Host {
 
 /// A resource pool; a vApp if it has the configuration of one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Pool {
+pub(crate) struct Pool {
     /// The compute resource that it divides.
     pub owner: String,
     /// Shares, limits and reservations.
@@ -101,7 +101,7 @@ pub struct Pool {
 
 /// What a vApp has beyond a pool.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct VApp {
+pub(crate) struct VApp {
     /// Its configuration.
     #[serde(with = "xml")]
     pub config: VAppConfigInfo,
@@ -111,7 +111,7 @@ pub struct VApp {
 
 /// A virtual machine.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct VmObject {
+pub(crate) struct VmObject {
     /// Its configuration, as `config` shows it.
     #[serde(with = "xml")]
     pub config: VirtualMachineConfigInfo,
@@ -142,7 +142,7 @@ fn powered_off() -> Power {
 
 /// A datastore.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Datastore {
+pub(crate) struct Datastore {
     /// Its UUID, which is its folder under `/vmfs/volumes`.
     pub uuid: String,
     /// How much it may hold, bytes; the machine's disk when absent.
@@ -152,7 +152,7 @@ pub struct Datastore {
 
 /// What kind of port group it is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub enum NetworkKind {
+pub(crate) enum NetworkKind {
     /// On a host's own switch.
     Standard,
     /// On a distributed switch.
@@ -164,7 +164,7 @@ pub enum NetworkKind {
 
 /// A port group.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Network {
+pub(crate) struct Network {
     /// The bridge that it is.
     pub bridge: String,
     /// Whether the lab has an address on it, and serves DHCP.
@@ -175,7 +175,7 @@ pub struct Network {
 
 impl Entry {
     /// The object's vim25 type.
-    pub fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match &self.object {
             Object::Folder { .. } => "Folder",
             Object::Datacenter(_) => "Datacenter",
@@ -193,25 +193,25 @@ impl Entry {
     }
 
     /// A reference to the object.
-    pub fn moref(&self) -> Moref {
+    pub(crate) fn moref(&self) -> Moref {
         Moref::new(self.kind(), &self.id)
     }
 }
 
 impl VmObject {
     /// A VM that was never on.
-    pub fn new(config: VirtualMachineConfigInfo, pool: String, host: String) -> Self {
+    pub(crate) fn new(config: VirtualMachineConfigInfo, pool: String, host: String) -> Self {
         Self { config, pool, host, clean: true, power: Power::Off, tools: false, address: None, booted: None }
     }
 
     /// The value of an extraConfig key, as text.
-    pub fn extra(&self, key: &str) -> Option<String> {
+    pub(crate) fn extra(&self, key: &str) -> Option<String> {
         let option = self.config.extra_config.iter().find(|o| o.key == key)?;
         option.value.as_ref()?.get::<String>().ok()
     }
 
     /// Sets an extraConfig key; an empty value removes it, as vSphere does.
-    pub fn set_extra(&mut self, key: &str, value: &str) {
+    pub(crate) fn set_extra(&mut self, key: &str, value: &str) {
         let all = &mut self.config.extra_config;
         if value.is_empty() {
             all.retain(|o| o.key != key);
@@ -225,22 +225,22 @@ impl VmObject {
     }
 
     /// Its devices.
-    pub fn devices(&self) -> &[AnyVirtualDevice] {
+    pub(crate) fn devices(&self) -> &[AnyVirtualDevice] {
         &self.config.hardware.device
     }
 
     /// Whether it is powered on, as vSphere sees it: a VM is on until its process has ended.
-    pub fn is_on(&self) -> bool {
+    pub(crate) fn is_on(&self) -> bool {
         matches!(self.power, Power::On | Power::Stopping)
     }
 
     /// The path of its configuration file, `[datastore] folder/name.vmx`.
-    pub fn vmx(&self) -> &str {
+    pub(crate) fn vmx(&self) -> &str {
         self.config.files.vm_path_name.as_deref().unwrap_or_default()
     }
 
     /// The datastore paths of the disks' files, each with those that it is based on.
-    pub fn disk_files(&self) -> Vec<String> {
+    pub(crate) fn disk_files(&self) -> Vec<String> {
         let mut files = Vec::new();
         for device in self.devices() {
             if let Some(AnyVirtualDeviceBackingInfo::VirtualDiskFlatVer2BackingInfo(backing)) = &device.backing {

@@ -2,7 +2,7 @@
 
 /// A parsed datastore path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DatastorePath {
+pub(crate) struct DatastorePath {
     /// The datastore's name.
     pub datastore: String,
     /// The rest, with `/` between its parts and none around it; empty for the root.
@@ -42,13 +42,13 @@ impl std::fmt::Display for DatastorePath {
 
 impl DatastorePath {
     /// The path of something inside.
-    pub fn join(&self, more: &str) -> Self {
+    pub(crate) fn join(&self, more: &str) -> Self {
         let path = if self.path.is_empty() { more.to_owned() } else { format!("{}/{more}", self.path) };
         Self { datastore: self.datastore.clone(), path }
     }
 
     /// The folder that it is in; the root's is the root.
-    pub fn parent(&self) -> Self {
+    pub(crate) fn parent(&self) -> Self {
         let path = self.path.rsplit_once('/').map_or("", |(folder, _)| folder);
         Self { datastore: self.datastore.clone(), path: path.into() }
     }

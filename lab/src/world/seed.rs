@@ -30,7 +30,7 @@ const SINGLETONS: &[(&str, &str, &str)] = &[
 
 /// The objects that every vSphere has.
 #[derive(Debug, Clone, Copy)]
-pub struct Singletons(pub Shape);
+pub(crate) struct Singletons(pub Shape);
 
 impl Singletons {
     fn id(self, row: &(&'static str, &'static str, &'static str)) -> &'static str {
@@ -41,19 +41,19 @@ impl Singletons {
     }
 
     /// The singleton of a type.
-    pub fn of(self, kind: &str) -> Option<Moref> {
+    pub(crate) fn of(self, kind: &str) -> Option<Moref> {
         let row = SINGLETONS.iter().find(|row| row.0 == kind)?;
         let id = self.id(row);
         (!id.is_empty()).then(|| Moref::new(row.0, id))
     }
 
     /// The type of the singleton with that id.
-    pub fn kind(self, id: &str) -> Option<&'static str> {
+    pub(crate) fn kind(self, id: &str) -> Option<&'static str> {
         SINGLETONS.iter().find(|row| self.id(row) == id && !id.is_empty()).map(|row| row.0)
     }
 
     /// The root folder.
-    pub fn root(self) -> Moref {
+    pub(crate) fn root(self) -> Moref {
         Moref::new("Folder", if self.0 == Shape::Vcenter { "group-d1" } else { "ha-folder-root" })
     }
 }

@@ -26,7 +26,7 @@ pub(crate) fn many<T: Value>(name: &str, values: impl IntoIterator<Item = T>) ->
 
 impl World {
     /// The version of the product that the lab behaves as.
-    pub fn about(&self) -> AboutInfo {
+    pub(crate) fn about(&self) -> AboutInfo {
         let vcenter = self.shape() == Shape::Vcenter;
         let text = |vc: &str, esx: &str| if vcenter { vc.to_owned() } else { esx.to_owned() };
         AboutInfo {
@@ -52,7 +52,7 @@ impl World {
     }
 
     /// The elements of a property of an object of the inventory.
-    pub fn property(&self, entry: &Entry, name: &str) -> Vec<Element> {
+    pub(crate) fn property(&self, entry: &Entry, name: &str) -> Vec<Element> {
         match name {
             "name" => one(name, &entry.name),
             "parent" => many(name, self.shown_parent(entry)),
@@ -80,22 +80,22 @@ impl World {
     }
 
     /// References to all objects that `test` accepts.
-    pub fn all(&self, test: impl Fn(&Object) -> bool) -> Vec<Moref> {
+    pub(crate) fn all(&self, test: impl Fn(&Object) -> bool) -> Vec<Moref> {
         self.entries().filter(|e| test(&e.object)).map(Entry::moref).collect()
     }
 
     /// All hosts.
-    pub fn hosts(&self) -> Vec<Moref> {
+    pub(crate) fn hosts(&self) -> Vec<Moref> {
         self.all(|o| matches!(o, Object::Host(_)))
     }
 
     /// All datastores.
-    pub fn datastores(&self) -> Vec<Moref> {
+    pub(crate) fn datastores(&self) -> Vec<Moref> {
         self.all(|o| matches!(o, Object::Datastore(_)))
     }
 
     /// All port groups.
-    pub fn networks(&self) -> Vec<Moref> {
+    pub(crate) fn networks(&self) -> Vec<Moref> {
         self.all(|o| matches!(o, Object::Network(_)))
     }
 
@@ -227,7 +227,7 @@ impl World {
     }
 
     /// The elements of a property of one of the objects that every vSphere has.
-    pub fn singleton_property(&self, kind: &str, name: &str) -> Vec<Element> {
+    pub(crate) fn singleton_property(&self, kind: &str, name: &str) -> Vec<Element> {
         use vim25_types::OptionValue;
         let all = Singletons(self.shape());
         match (kind, name) {
@@ -251,7 +251,7 @@ impl World {
     }
 
     /// The licence that every host has.
-    pub fn license(&self) -> vim25_types::LicenseManagerLicenseInfo {
+    pub(crate) fn license(&self) -> vim25_types::LicenseManagerLicenseInfo {
         use vim25_types::{AnyValue, KeyAnyValue, KeyValue, LicenseManagerLicenseInfo};
         let feature = |key: &str, value: &str| KeyAnyValue {
             key: "feature".into(),
@@ -274,7 +274,7 @@ impl World {
     }
 
     /// The entry point of the API.
-    pub fn service_content(&self) -> vim25_types::ServiceContent {
+    pub(crate) fn service_content(&self) -> vim25_types::ServiceContent {
         let all = Singletons(self.shape());
         vim25_types::ServiceContent {
             root_folder: all.root(),

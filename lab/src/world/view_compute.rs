@@ -161,7 +161,7 @@ impl World {
     }
 
     /// A property of one of a host's sub-systems.
-    pub fn host_part_property(&self, kind: &str, host: &str, name: &str) -> Vec<Element> {
+    pub(crate) fn host_part_property(&self, kind: &str, host: &str, name: &str) -> Vec<Element> {
         let Some(Object::Host(host)) = self.get(host).map(|e| &e.object) else { return Vec::new() };
         match (kind, name) {
             ("HostFirewallSystem", "firewallInfo") => one(name, &firewall(host)),
@@ -253,7 +253,7 @@ impl World {
     }
 
     /// Total and free bytes of a datastore.
-    pub fn space(&self, entry: &Entry, datastore: &Datastore) -> (u64, u64) {
+    pub(crate) fn space(&self, entry: &Entry, datastore: &Datastore) -> (u64, u64) {
         let folder = self.datastore_folder(&entry.name);
         let (total, free) = rustix::fs::statvfs(&folder)
             .map(|s| (s.f_blocks * s.f_frsize, s.f_bavail * s.f_frsize))
@@ -268,7 +268,7 @@ impl World {
     }
 
     /// Where a datastore's files are.
-    pub fn datastore_folder(&self, name: &str) -> std::path::PathBuf {
+    pub(crate) fn datastore_folder(&self, name: &str) -> std::path::PathBuf {
         self.datastores.join(name)
     }
 

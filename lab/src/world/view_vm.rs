@@ -35,7 +35,6 @@ impl World {
                         ..Default::default()
                     },
                     overall_status: ManagedEntityStatus::Green,
-                    ..VirtualMachineSummary::default()
                 },
             ),
             "capability" => one(name, &VirtualMachineCapability::default()),
@@ -61,14 +60,7 @@ impl World {
                         uncommitted: total.uncommitted,
                         unshared: total.unshared,
                     });
-                one(
-                    name,
-                    &VirtualMachineStorageInfo {
-                        per_datastore_usage: usage.collect(),
-                        timestamp: now(),
-                        ..VirtualMachineStorageInfo::default()
-                    },
-                )
+                one(name, &VirtualMachineStorageInfo { per_datastore_usage: usage.collect(), timestamp: now() })
             }
             "layoutEx" => one(name, &self.layout(vm)),
             _ => Vec::new(),
@@ -89,7 +81,7 @@ impl World {
     }
 
     /// The datastores that a VM has files on.
-    pub fn datastores_of(&self, vm: &VmObject) -> Vec<Moref> {
+    pub(crate) fn datastores_of(&self, vm: &VmObject) -> Vec<Moref> {
         let mut files = vec![vm.vmx().to_owned()];
         files.extend(vm.disk_files());
         let mut all: Vec<Moref> = files
@@ -103,7 +95,7 @@ impl World {
     }
 
     /// The port groups that a VM's NICs are on.
-    pub fn networks_of(&self, vm: &VmObject) -> Vec<Moref> {
+    pub(crate) fn networks_of(&self, vm: &VmObject) -> Vec<Moref> {
         let mut all: Vec<Moref> = vm.devices().iter().filter_map(|d| self.network_of(d)).map(Entry::moref).collect();
         all.sort();
         all.dedup();
@@ -111,7 +103,7 @@ impl World {
     }
 
     /// The port group that a NIC is on.
-    pub fn network_of(&self, device: &AnyVirtualDevice) -> Option<&Entry> {
+    pub(crate) fn network_of(&self, device: &AnyVirtualDevice) -> Option<&Entry> {
         let entry = match device.backing.as_ref()? {
             AnyVirtualDeviceBackingInfo::VirtualEthernetCardNetworkBackingInfo(backing) => match &backing.network {
                 Some(network) => self.get(&network.value),
@@ -128,21 +120,21 @@ impl World {
     }
 
     /// Where on the machine the file of a datastore path is.
-    pub fn file(&self, path: &str) -> Option<std::path::PathBuf> {
+    pub(crate) fn file(&self, path: &str) -> Option<std::path::PathBuf> {
         let path: DatastorePath = path.parse().ok()?;
         self.datastore_named(&path.datastore)?;
         Some(self.datastore_folder(&path.datastore).join(&path.path))
     }
 
     /// The datastore path of a file on the machine.
-    pub fn path_of(&self, file: &std::path::Path) -> Option<DatastorePath> {
+    pub(crate) fn path_of(&self, file: &std::path::Path) -> Option<DatastorePath> {
         let inside = file.strip_prefix(&self.datastores).ok()?.to_str()?;
         let (datastore, path) = inside.split_once('/')?;
         Some(DatastorePath { datastore: datastore.into(), path: path.into() })
     }
 
     /// The UUID of the distributed switch that a port group is on.
-    pub fn switch_uuid(&self, network: &Entry) -> Option<String> {
+    pub(crate) fn switch_uuid(&self, network: &Entry) -> Option<String> {
         let Object::Network(port_group) = &network.object else { return None };
         let super::NetworkKind::Distributed { switch } = &port_group.kind else { return None };
         match &self.get(switch)?.object {
@@ -159,7 +151,7 @@ impl World {
 
     fn storage(&self, vm: &VmObject) -> VirtualMachineStorageSummary {
         let committed = vm.disk_files().iter().map(|f| self.size_of(f)).sum();
-        VirtualMachineStorageSummary { committed, unshared: committed, timestamp: now(), ..Default::default() }
+        VirtualMachineStorageSummary { committed, unshared: committed, timestamp: now() }
     }
 
     fn layout(&self, vm: &VmObject) -> VirtualMachineFileLayoutEx {
@@ -173,7 +165,7 @@ impl World {
             accessible: Some(true),
             ..VirtualMachineFileLayoutExFileInfo::default()
         });
-        VirtualMachineFileLayoutEx { file: file.collect(), timestamp: now(), ..Default::default() }
+        VirtualMachineFileLayoutEx { file: file.collect(), timestamp: now() }
     }
 }
 
