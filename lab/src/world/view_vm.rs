@@ -151,7 +151,7 @@ impl World {
 
     fn storage(&self, vm: &VmObject) -> VirtualMachineStorageSummary {
         let committed = vm.disk_files().iter().map(|f| self.size_of(f)).sum();
-        VirtualMachineStorageSummary { committed, unshared: committed, timestamp: now() }
+        VirtualMachineStorageSummary { committed, unshared: committed, timestamp: now(), ..Default::default() }
     }
 
     fn layout(&self, vm: &VmObject) -> VirtualMachineFileLayoutEx {
