@@ -34,6 +34,8 @@ pub(crate) struct Made {
     /// The call to create the VM has been sent.
     pub(crate) vm_asked: bool,
     pub(crate) vm: Option<ManagedObjectReference>,
+    /// The creation of the VM, while it runs: dropping the wait for it does not stop vSphere.
+    pending: Option<tokio::task::JoinHandle<Result<ManagedObjectReference, vim25::Error>>>,
 }
 
 /// Carries out every step.
@@ -57,7 +59,13 @@ pub(crate) async fn apply(plan: &Plan, session: &Session, printer: Printer, made
             Step::Pool => made.pool = Some(pool(plan, session, made).await.map_err(failed)?),
             Step::EndpointVm => {
                 made.vm_asked = true;
-                made.vm = Some(endpoint_vm(plan, session, made).await.map_err(failed)?);
+                let work = endpoint_vm(plan, session, made);
+                let running = made.pending.insert(tokio::spawn(work));
+                let ended = running.await;
+                made.pending = None;
+                let vm =
+                    ended.map_err(|e| Problem::new(crate::problem::Exit::Failed, format!("cannot {what}")).why(e))?;
+                made.vm = Some(vm.map_err(failed)?);
             }
             Step::Configure => configure(plan, session, made).await.map_err(failed)?,
             Step::PowerOn => {
@@ -71,8 +79,12 @@ pub(crate) async fn apply(plan: &Plan, session: &Session, printer: Printer, made
 }
 
 /// Removes what exists because of this create; what cannot be removed is told.
-pub(crate) async fn undo(plan: &Plan, made: &Made, session: &Session) -> Vec<Problem> {
+pub(crate) async fn undo(plan: &Plan, made: &mut Made, session: &Session) -> Vec<Problem> {
     let mut problems = Vec::new();
+    if let Some(pending) = made.pending.take() {
+        // A VM that is being created is there a moment later; it is found by its name then.
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(60), pending).await;
+    }
     let name = &plan.settings.name;
     let mut vm = made.vm.clone();
     if vm.is_none() && made.vm_asked {
@@ -164,17 +176,25 @@ fn resources(cpu_mhz: Option<u64>, memory_mib: Option<u64>) -> ResourceConfigSpe
     }
 }
 
-async fn endpoint_vm(plan: &Plan, session: &Session, made: &Made) -> Result<ManagedObjectReference, vim25::Error> {
+/// Owns all that it needs, so that it goes on when the wait for it is dropped.
+fn endpoint_vm(
+    plan: &Plan,
+    session: &Session,
+    made: &Made,
+) -> impl Future<Output = Result<ManagedObjectReference, vim25::Error>> + Send + use<> {
     let config = new_vm(plan, made);
+    let session = session.clone();
     let pool = made.pool.clone().unwrap_or_else(|| plan.site.parent_pool.clone());
-    let result = if pool.kind == "VirtualApp" {
-        session.run(&methods::CreateChildVMTask { this: pool, config, host: None }).await?
-    } else {
-        let this = made.folder.clone().unwrap_or_else(|| plan.site.vm_folder.clone());
-        session.run(&methods::CreateVMTask { this, config, pool, host: None }).await?
-    };
-    let protocol = |reason: String| vim25::Error::Protocol { what: "creating the endpoint VM".into(), reason };
-    result.ok_or_else(|| protocol("the task has no result".into()))?.get().map_err(|e| protocol(e.to_string()))
+    let folder = made.folder.clone().unwrap_or_else(|| plan.site.vm_folder.clone());
+    async move {
+        let result = if pool.kind == "VirtualApp" {
+            session.run(&methods::CreateChildVMTask { this: pool, config, host: None }).await?
+        } else {
+            session.run(&methods::CreateVMTask { this: folder, config, pool, host: None }).await?
+        };
+        let protocol = |reason: String| vim25::Error::Protocol { what: "creating the endpoint VM".into(), reason };
+        result.ok_or_else(|| protocol("the task has no result".into()))?.get().map_err(|e| protocol(e.to_string()))
+    }
 }
 
 fn new_vm(plan: &Plan, made: &Made) -> VirtualMachineConfigSpec {

@@ -67,7 +67,7 @@ pub(crate) async fn run(
         Err(problem) => {
             printer.info("Undoing what was done ...");
             let mut problems = vec![problem];
-            problems.extend(apply::undo(&plan, &made, session).await);
+            problems.extend(apply::undo(&plan, &mut made, session).await);
             Err(problems)
         }
     }
