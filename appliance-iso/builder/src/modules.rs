@@ -39,7 +39,8 @@ impl<'a> Modules<'a> {
     /// Finds the modules in the files of a kernel's package.
     pub fn of(package: &'a Files, kernel: &str) -> Self {
         let root = format!("lib/modules/{kernel}/");
-        let inside = |path: &'a str| path.strip_prefix(&root).or_else(|| path.strip_prefix("usr/")?.strip_prefix(&root));
+        let inside =
+            |path: &'a str| path.strip_prefix(&root).or_else(|| path.strip_prefix("usr/")?.strip_prefix(&root));
         let mut files = BTreeMap::new();
         let mut builtin = BTreeSet::new();
         for (path, bytes) in package.iter() {

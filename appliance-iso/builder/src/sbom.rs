@@ -30,7 +30,8 @@ pub fn document(subject: &Subject<'_>, packages: &[Package]) -> String {
     let mut entries = vec![package(image, subject.name, subject.version, subject.sha256, None)];
     let mut relations = vec![relation("SPDXRef-DOCUMENT", "DESCRIBES", image)];
     for item in &sorted {
-        let id = format!("SPDXRef-Package-{}", item.name.replace(|c: char| !c.is_ascii_alphanumeric() && c != '.', "-"));
+        let id =
+            format!("SPDXRef-Package-{}", item.name.replace(|c: char| !c.is_ascii_alphanumeric() && c != '.', "-"));
         entries.push(package(&id, &item.name, &item.version, &item.sha256, Some(item)));
         relations.push(relation(image, "CONTAINS", &id));
     }

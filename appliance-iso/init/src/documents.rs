@@ -41,9 +41,9 @@ pub(crate) struct Documents {
 pub(crate) fn read(keys: &impl Keys) -> Result<Documents, String> {
     fn document<T: Document>(keys: &impl Keys, key: &str) -> Result<T, String> {
         let text = keys.get(key).map_err(|e| format!("cannot read {}: {e}", T::NAME))?;
-        let text = text.filter(|t| !t.is_empty()).ok_or_else(|| {
-            format!("{} is missing: is this VM part of a VCH made by vic-machine create?", T::NAME)
-        })?;
+        let text = text
+            .filter(|t| !t.is_empty())
+            .ok_or_else(|| format!("{} is missing: is this VM part of a VCH made by vic-machine create?", T::NAME))?;
         T::from_text(&text).map_err(|e| e.to_string())
     }
     let documents = Documents { config: document(keys, KEY_CONFIG)?, secrets: document(keys, KEY_SECRETS)? };

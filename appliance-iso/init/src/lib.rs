@@ -27,10 +27,11 @@ pub fn run() -> ! {
     logger::install();
     early::prepare(&system::Linux);
     loop {
-        let outcome = panic::catch_unwind(|| match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime.block_on(run::run()),
-            Err(error) => log::error!("cannot start the event loop: {error}"),
-        });
+        let outcome =
+            panic::catch_unwind(|| match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime.block_on(run::run()),
+                Err(error) => log::error!("cannot start the event loop: {error}"),
+            });
         if outcome.is_err() {
             log::error!("init panicked; starting anew");
         }

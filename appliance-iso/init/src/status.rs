@@ -154,7 +154,9 @@ fn stage(facts: &Facts) -> (Stage, String) {
             let last = service.last_words.lines().rev().take(2).collect::<Vec<_>>();
             let words = last.into_iter().rev().collect::<Vec<_>>().join("; ");
             let state = match service.state {
-                ServiceState::Starting | ServiceState::Running => return format!("the service {name} does not answer yet"),
+                ServiceState::Starting | ServiceState::Running => {
+                    return format!("the service {name} does not answer yet");
+                }
                 ServiceState::Waiting => "has ended and is started again",
                 ServiceState::Failed => "keeps ending",
             };

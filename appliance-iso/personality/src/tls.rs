@@ -36,8 +36,8 @@ pub(crate) fn acceptor(tls: &ApiTls, key: &Secret) -> Result<Option<TlsAcceptor>
         ApiTls::Mutual { server_cert_pem, client_ca_pem } => (server_cert_pem, Some(client_ca_pem)),
     };
     let chain = certificates(chain, "the server certificate")?;
-    let key = PrivateKeyDer::from_pem_slice(key.reveal().as_bytes())
-        .map_err(|_| TlsError::Pem { what: "the server key" })?;
+    let key =
+        PrivateKeyDer::from_pem_slice(key.reveal().as_bytes()).map_err(|_| TlsError::Pem { what: "the server key" })?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])

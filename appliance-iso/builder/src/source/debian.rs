@@ -97,7 +97,11 @@ fn parse_record(text: &str) -> Option<Package> {
     let depends = field("Depends").unwrap_or_default();
     Some(Package {
         source: field("Source").map_or_else(|| name.clone(), |s| word(&s)),
-        depends: depends.split(',').map(|d| word(d.split('|').next().unwrap_or_default())).filter(|d| !d.is_empty()).collect(),
+        depends: depends
+            .split(',')
+            .map(|d| word(d.split('|').next().unwrap_or_default()))
+            .filter(|d| !d.is_empty())
+            .collect(),
         purl: format!("pkg:deb/debian/{name}@{version}?arch={}", field("Architecture")?),
         name,
         version,

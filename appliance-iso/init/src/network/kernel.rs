@@ -95,9 +95,10 @@ impl Kernel {
         let mut addresses = self.0.address().get().set_link_index_filter(index).execute();
         let mut others = Vec::new();
         while let Some(message) = addresses.try_next().await? {
-            let other = message.attributes.iter().any(
-                |a| matches!(a, AddressAttribute::Local(IpAddr::V4(address)) if *address != keep),
-            );
+            let other = message
+                .attributes
+                .iter()
+                .any(|a| matches!(a, AddressAttribute::Local(IpAddr::V4(address)) if *address != keep));
             if other {
                 others.push(message);
             }

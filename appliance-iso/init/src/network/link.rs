@@ -53,10 +53,13 @@ pub(crate) async fn keep(plan: LinkPlan, host_name: String, board: Board, resolv
             up(settings);
         }
         Method::Dhcp { default_route } => loop {
-            board.link(&plan.mac, LinkFacts {
-                addresses: Vec::new(),
-                problem: format!("waiting for a DHCP address on {} ({})", plan.port_group, plan.mac),
-            });
+            board.link(
+                &plan.mac,
+                LinkFacts {
+                    addresses: Vec::new(),
+                    problem: format!("waiting for a DHCP address on {} ({})", plan.port_group, plan.mac),
+                },
+            );
             let outcome: Result<std::convert::Infallible, String> = async {
                 let failed = |e: mozim::DhcpError| format!("DHCP on {} failed: {e}", plan.port_group);
                 let mut dhcp = Dhcp::new(&plan.name, link.index, &plan.mac, &host_name).await.map_err(failed)?;

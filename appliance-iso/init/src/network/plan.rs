@@ -99,21 +99,14 @@ fn method(interface: &Interface) -> Method {
     match &interface.ipv4 {
         Addressing::Dhcp => Method::Dhcp { default_route: public },
         Addressing::None => Method::None,
-        Addressing::Static { address, gateway, destinations } => {
-            match fixed(address, *gateway, destinations, public) {
-                Ok(settings) => Method::Static(settings),
-                Err(problem) => Method::Invalid(format!("the interface on {}: {problem}", interface.port_group)),
-            }
-        }
+        Addressing::Static { address, gateway, destinations } => match fixed(address, *gateway, destinations, public) {
+            Ok(settings) => Method::Static(settings),
+            Err(problem) => Method::Invalid(format!("the interface on {}: {problem}", interface.port_group)),
+        },
     }
 }
 
-fn fixed(
-    address: &str,
-    gateway: Option<IpAddr>,
-    destinations: &[String],
-    public: bool,
-) -> Result<Settings, String> {
+fn fixed(address: &str, gateway: Option<IpAddr>, destinations: &[String], public: bool) -> Result<Settings, String> {
     let network = |text: &str| Network::parse(text).ok_or_else(|| format!("{text:?} is not an IPv4 address/prefix"));
     let address = network(address)?;
     let routes = match gateway {
@@ -136,19 +129,14 @@ fn fixed(
 pub(crate) fn leased(lease: &mozim::DhcpV4Lease, default_route: bool) -> Settings {
     // RFC 3442: with classless routes in the lease, its router option does not count.
     let offered: Vec<(Network, Ipv4Addr)> = match &lease.classless_routes {
-        Some(routes) => routes
-            .iter()
-            .map(|r| (Network { address: r.destination, prefix: r.prefix_length }, r.router))
-            .collect(),
-        None => {
-            lease.gateways.iter().flatten().take(1).map(|gateway| (Network::ALL, *gateway)).collect()
+        Some(routes) => {
+            routes.iter().map(|r| (Network { address: r.destination, prefix: r.prefix_length }, r.router)).collect()
         }
+        None => lease.gateways.iter().flatten().take(1).map(|gateway| (Network::ALL, *gateway)).collect(),
     };
     let routes = offered
         .into_iter()
-        .filter(|(destination, gateway)| {
-            (default_route || destination.prefix != 0) && !gateway.is_unspecified()
-        })
+        .filter(|(destination, gateway)| (default_route || destination.prefix != 0) && !gateway.is_unspecified())
         .map(|(destination, gateway)| Route { destination, gateway, metric: PUBLIC_METRIC })
         .collect();
     Settings {

@@ -76,8 +76,7 @@ impl Runner {
             words.push(&ending);
             let verdict = policy.ended(started.elapsed());
             log::warn!("the service {} {ending}; starting it again in {:?}", self.service.name, verdict.delay);
-            let status =
-                ServiceStatus { state: verdict.state, restarts: policy.restarts(), last_words: words.text() };
+            let status = ServiceStatus { state: verdict.state, restarts: policy.restarts(), last_words: words.text() };
             self.board.service(self.service.name, status);
             tokio::select! {
                 () = sleep(verdict.delay) => {}
@@ -196,11 +195,9 @@ mod tests {
 
     async fn state(board: &Board, wanted: impl Fn(&ServiceStatus) -> bool) -> ServiceStatus {
         let mut watch = board.watch();
-        let found = timeout(
-            Duration::from_secs(20),
-            watch.wait_for(|status| status.services.get("test").is_some_and(&wanted)),
-        )
-        .await;
+        let found =
+            timeout(Duration::from_secs(20), watch.wait_for(|status| status.services.get("test").is_some_and(&wanted)))
+                .await;
         match found {
             Ok(status) => status.unwrap().services["test"].clone(),
             Err(_) => panic!("the service is {:?}", board.watch().borrow().services),

@@ -122,9 +122,12 @@ mod tests {
             let (status, head, body) = ask(method.clone(), "/_ping").await;
             assert_eq!(status, 200);
             assert_eq!(body, if method == Method::GET { b"OK".to_vec() } else { Vec::new() });
-            for (name, value) in
-                [("api-version", "1.53"), ("docker-experimental", "false"), ("ostype", "linux"), ("builder-version", "1")]
-            {
+            for (name, value) in [
+                ("api-version", "1.53"),
+                ("docker-experimental", "false"),
+                ("ostype", "linux"),
+                ("builder-version", "1"),
+            ] {
                 assert_eq!(head.headers()[name], value, "{name}");
             }
         }

@@ -2,13 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use axum::{
-    Json, Router,
-    extract::State as Shared,
-    http::header,
-    response::IntoResponse,
-    routing::get,
-};
+use axum::{Json, Router, extract::State as Shared, http::header, response::IntoResponse, routing::get};
 use bollard_stubs::models::{
     PluginsInfo, RegistryServiceConfig, SystemInfo, SystemVersion, SystemVersionComponents, SystemVersionPlatform,
 };
@@ -146,9 +140,8 @@ fn capacity(limits: &Limits, machine: &Machine) -> (i64, i64) {
         Some(limit) if machine.cpu_mhz > 0 => i64::try_from((limit / machine.cpu_mhz).max(1)).unwrap_or(i64::MAX),
         _ => machine.cpus,
     };
-    let memory = limits
-        .memory_mib
-        .map_or(machine.memory, |mib| i64::try_from(mib.saturating_mul(1 << 20)).unwrap_or(i64::MAX));
+    let memory =
+        limits.memory_mib.map_or(machine.memory, |mib| i64::try_from(mib.saturating_mul(1 << 20)).unwrap_or(i64::MAX));
     (cpus, memory)
 }
 
