@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn a_long_archive_is_cut_into_blocks() {
-        let bytes: Vec<u8> = (0..LZ4_LEGACY_BLOCK * 2 + 5).map(|i| (i % 251) as u8).collect();
+        let bytes: Vec<u8> = (0..LZ4_LEGACY_BLOCK * 2 + 5).map(|i| i.to_le_bytes()[0] % 251).collect();
         assert!(unpack_legacy(&compress(&bytes, Compression::Lz4).unwrap()) == bytes);
     }
 

@@ -81,6 +81,7 @@ mod tests {
         let reaper = Reaper::default();
         tokio::spawn(reaper.clone().run());
         // Not recorded: what an orphan looks like.
+        #[expect(clippy::zombie_processes, reason = "the orphan that the reaper is there for")]
         Command::new("true").spawn().unwrap();
         let (_, three) = reaper.spawn(Command::new("sh").args(["-c", "exit 3"])).unwrap();
         let (_, killed) = reaper.spawn(Command::new("sh").args(["-c", "kill -9 $$"])).unwrap();

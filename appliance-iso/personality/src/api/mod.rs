@@ -181,8 +181,9 @@ mod tests {
         assert_eq!(info["ID"], "4e7c");
         assert_eq!(info["Driver"], "vSphere Integrated Containers 0.1.0 Backend Engine");
         assert_eq!(info["MemTotal"], 2_147_483_648_u64);
-        let status: std::collections::BTreeMap<String, String> =
-            serde_json::from_value(info["DriverStatus"].clone()).unwrap();
+        // Docker sends pairs, not an object: order matters to people.
+        let pairs: Vec<(String, String)> = serde_json::from_value(info["DriverStatus"].clone()).unwrap();
+        let status: std::collections::BTreeMap<String, String> = pairs.into_iter().collect();
         assert_eq!(status["VolumeStores"], "default fast");
         assert_eq!(status[" VCH CPU limit"], "5000 MHz");
         assert_eq!(status[" VCH memory limit"], "2 GiB");

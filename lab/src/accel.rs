@@ -1,0 +1,105 @@
+//! Which accelerator really runs a guest here.
+//!
+//! `/dev/kvm` can exist and still not run an ordinary guest, so it is tried: SeaBIOS is booted with it and has to say
+//! something on its debug port.  The answer is kept, because it costs up to three seconds where it is "no".
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncReadExt;
+
+use crate::error::{Error, Result};
+
+/// How guests are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Accelerator {
+    /// Hardware virtualisation.
+    Kvm,
+    /// QEMU's translator.
+    Tcg,
+}
+
+impl Accelerator {
+    /// QEMU's name for it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        }
+    }
+}
+
+/// What is kept of a probe.
+#[derive(Debug, Serialize, Deserialize)]
+struct Probed {
+    accelerator: Accelerator,
+    /// Identity of the boot of the machine that the probe was made in: another boot may be another machine.
+    boot: String,
+}
+
+/// The accelerator to use, from `cache` if it was probed since the machine's boot.
+///
+/// # Errors
+/// When QEMU is not installed or the answer cannot be kept.
+pub(crate) async fn choose(cache: &Path) -> Result<Accelerator> {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+    if let Ok(Some(probed)) = crate::store::read_json::<Probed>(cache)
+        && probed.boot == boot
+    {
+        return Ok(probed.accelerator);
+    }
+    let usable = Path::new("/dev/kvm").exists() && boots_with("kvm", Duration::from_secs(3)).await?;
+    let accelerator = if usable { Accelerator::Kvm } else { Accelerator::Tcg };
+    crate::store::write_json(cache, &Probed { accelerator, boot })?;
+    Ok(accelerator)
+}
+
+/// Whether SeaBIOS gets as far as its last message when booted with `accelerator`.
+async fn boots_with(accelerator: &str, patience: Duration) -> Result<bool> {
+    let mut child = tokio::process::Command::new("qemu-system-x86_64")
+        .args(["-machine", &format!("pc,accel={accelerator}"), "-m", "64", "-display", "none", "-nodefaults"])
+        .args(["-no-user-config", "-chardev", "stdio,id=bios", "-device", "isa-debugcon,iobase=0x402,chardev=bios"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|source| Error::Spawn { program: "qemu-system-x86_64".into(), source })?;
+    let Some(mut output) = child.stdout.take() else { return Ok(false) };
+    let said = tokio::time::timeout(patience, async {
+        let mut seen = Vec::new();
+        let mut buffer = [0_u8; 4096];
+        loop {
+            match output.read(&mut buffer).await {
+                Ok(0) | Err(_) => return false,
+                Ok(n) => seen.extend_from_slice(&buffer[..n]),
+            }
+            // Said after PCI, interrupts, timers and 16-bit calls have all been used.
+            if seen.windows(12).any(|w| w == b"Booting from") || seen.windows(11).any(|w| w == b"No bootable") {
+                return true;
+            }
+        }
+    })
+    .await
+    .unwrap_or(false);
+    let _ = child.kill().await;
+    Ok(said)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn tcg_boots_and_an_unknown_accelerator_does_not() {
+        if std::process::Command::new("qemu-system-x86_64").arg("--version").output().is_err() {
+            println!("skipped: qemu-system-x86_64 is not installed");
+            return;
+        }
+        assert!(boots_with("tcg", Duration::from_secs(60)).await.unwrap());
+        assert!(!boots_with("none-such", Duration::from_secs(60)).await.unwrap());
+    }
+}

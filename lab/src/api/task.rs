@@ -1,0 +1,87 @@
+//! Tasks: work that goes on after its call was answered.
+
+use vim25_types::soap::Fault;
+use vim25_types::xml::Element;
+use vim25_types::{
+    AnyValue, LocalizableMessage, ManagedObjectReference as Moref, TaskInfo, TaskInfoState, TaskReasonUser, Value,
+};
+
+use super::dispatch::Cx;
+use super::fault;
+use crate::world::now;
+
+/// What a task's work ends with.
+pub(super) type Outcome = Result<Option<AnyValue>, Fault>;
+
+/// The element of a task's `info`.
+pub(super) fn info(name: &str, task: &TaskInfo) -> Element {
+    let mut shown = task.clone();
+    let error = shown.error.take();
+    let mut element = shown.encode(name);
+    if let Some(error) = error {
+        let message = error.msg.clone().unwrap_or_default();
+        // The schema's place of the error is right after `cancelable`.
+        let at = element.children.iter().position(|c| c.name == "cancelable").map_or(0, |i| i + 1);
+        let mut detail = error;
+        detail.msg = None;
+        element.children.insert(at, fault::localized("error", &Fault { detail, message }));
+    }
+    element
+}
+
+impl Cx {
+    /// Starts a task named `operation` (`vim25` description id) on `entity`.  Tasks on one object exclude each other.
+    pub(super) fn task(
+        &self,
+        operation: &str,
+        entity: &Moref,
+        work: impl Future<Output = Outcome> + Send + 'static,
+    ) -> Moref {
+        let user = self.user();
+        let task = self.lab.change(|w| {
+            let entity_name = w.get(&entity.value).map(|e| e.name.clone());
+            w.add_task(|number, moref| TaskInfo {
+                key: moref.value.clone(),
+                task: moref,
+                description: Some(LocalizableMessage { key: operation.into(), ..LocalizableMessage::default() }),
+                name: Some(self.method.clone()),
+                description_id: operation.into(),
+                entity: Some(entity.clone()),
+                entity_name,
+                state: TaskInfoState::Running,
+                reason: TaskReasonUser { user_name: user, ..TaskReasonUser::default() }.into(),
+                queue_time: now(),
+                start_time: Some(now()),
+                event_chain_id: i32::try_from(number).unwrap_or_default(),
+                ..TaskInfo::default()
+            })
+        });
+        let (lab, id, entity) = (self.lab.clone(), task.value.clone(), entity.clone());
+        let forced = self.task_fault.clone();
+        tokio::spawn(async move {
+            let outcome = match (forced, lab.occupy(&entity.value)) {
+                (Some(fault), _) => Err(fault),
+                (None, None) => Err(fault::in_progress(&entity)),
+                (None, Some(_busy)) => work.await,
+            };
+            lab.change(|w| {
+                let Some(task) = w.task_mut(&id) else { return };
+                task.complete_time = Some(now());
+                match outcome {
+                    Ok(result) => {
+                        task.state = TaskInfoState::Success;
+                        task.result = result;
+                    }
+                    Err(fault) => {
+                        task.state = TaskInfoState::Error;
+                        let mut detail = fault.detail;
+                        // Kept here until it is shown: a task's error carries its message beside it.
+                        detail.msg = Some(fault.message);
+                        task.error = Some(detail);
+                    }
+                }
+            });
+        });
+        task
+    }
+}

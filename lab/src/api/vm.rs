@@ -1,0 +1,495 @@
+//! Virtual machines: made, changed, powered, destroyed.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use vim25_types::soap::Fault;
+use vim25_types::{
+    AnyValue, AnyVirtualDevice as Device, GenericVmConfigFault, ManagedObjectReference as Moref, ToolsUnavailable,
+    VirtualMachineConfigSpec, VirtualMachinePowerState, methods as m,
+};
+
+use super::device::{self, Env, Plan};
+use super::dispatch::Cx;
+use super::inventory::{checked_name, entry, free_name, takes};
+use super::task::Outcome;
+use super::{disk, fault, vm_config};
+use crate::error::Error;
+use crate::lab::Lab;
+use crate::vm::{Tclo, Vm};
+use crate::world::{DatastorePath, Entry, EventKind, Object, VmObject, World};
+
+fn vm<'w>(world: &'w World, this: &Moref) -> Result<&'w VmObject, Fault> {
+    world.vm(&this.value).ok_or_else(|| fault::not_found(this))
+}
+
+fn failed(error: &Error) -> Fault {
+    let detail = GenericVmConfigFault { reason: error.chain(), ..GenericVmConfigFault::default() };
+    Fault::new(detail, error.chain())
+}
+
+fn runtime(lab: &Lab, this: &Moref) -> Vm {
+    lab.runtime().vm(&this.value)
+}
+
+/// Refuses what cannot be done to a VM that is on.
+pub(super) fn must_be_off(lab: &Lab, this: &Moref) -> Result<(), Fault> {
+    if lab.read(|w| vm(w, this).map(VmObject::is_on))? {
+        let off = VirtualMachinePowerState::PoweredOff;
+        return Err(fault::power_state(VirtualMachinePowerState::PoweredOn, Some(off)));
+    }
+    Ok(())
+}
+
+/// Kills the QEMU process of the VM of that name, as a crash of the hypervisor would.
+pub(super) fn kill(lab: &Arc<Lab>, name: &str) {
+    let id = lab.read(|w| w.vms().find(|(e, _)| e.name == name || e.id == name).map(|(e, _)| e.id.clone()));
+    if let Some(id) = id {
+        let vm = lab.runtime().vm(&id);
+        tokio::spawn(async move {
+            // One that is off is dead enough.
+            let _ = vm.kill().await;
+        });
+    }
+}
+
+// Create.
+
+pub(super) async fn create(cx: &Cx, request: m::CreateVMTask) -> Result<Moref, Fault> {
+    let parent = request.this.clone();
+    start_create(cx, "Folder.createVm", &request.this, Some(parent), request.pool, request.host, request.config)
+}
+
+pub(super) async fn create_child(cx: &Cx, request: m::CreateChildVMTask) -> Result<Moref, Fault> {
+    let pool = request.this.clone();
+    // In a vApp the VM is in the vApp's folder; in a pool alone there is none to be in.
+    let folder = cx.lab.read(|w| {
+        let vapp = w.pool(&pool.value).and_then(|p| p.vapp.as_ref())?;
+        vapp.folder.as_ref().map(|f| Moref::new("Folder", f))
+    });
+    let folder = folder.ok_or_else(|| fault::not_supported("the pool is no vApp with a folder"))?;
+    start_create(cx, "ResourcePool.createVm", &request.this, Some(folder), pool, request.host, request.config)
+}
+
+fn start_create(
+    cx: &Cx,
+    operation: &str,
+    entity: &Moref,
+    folder: Option<Moref>,
+    pool: Moref,
+    host: Option<Moref>,
+    spec: VirtualMachineConfigSpec,
+) -> Result<Moref, Fault> {
+    let (lab, user) = (cx.lab.clone(), cx.user());
+    Ok(cx.task(operation, entity, async move { make(&lab, folder, &pool, host, spec, &user).await }))
+}
+
+/// The folder that a new VM gets: its own name, or the next that is free.
+fn new_folder(world: &World, spec: &VirtualMachineConfigSpec, name: &str) -> Result<DatastorePath, Fault> {
+    let given = spec.files.as_ref().and_then(|f| f.vm_path_name.clone()).unwrap_or_default();
+    let path: DatastorePath = given.parse().map_err(|()| fault::datastore_path(&given))?;
+    if world.datastore_named(&path.datastore).is_none() {
+        return Err(fault::datastore_path(&given));
+    }
+    if path.path.ends_with(".vmx") {
+        let taken = world.file(&path.to_string()).is_some_and(|f| f.exists());
+        return if taken { Err(fault::file_exists(&given)) } else { Ok(path) };
+    }
+    let exists = |p: &DatastorePath| world.file(&p.to_string()).is_none_or(|f| f.exists());
+    let folders = std::iter::once(name.to_owned()).chain((1..).map(|n| format!("{name}_{n}")));
+    let folder = if path.path.is_empty() {
+        folders.map(|f| path.join(&f)).find(|p| !exists(p)).ok_or_else(|| fault::file_exists(&given))?
+    } else {
+        path
+    };
+    Ok(folder.join(&format!("{name}.vmx")))
+}
+
+async fn make(
+    lab: &Arc<Lab>,
+    folder: Option<Moref>,
+    pool: &Moref,
+    host: Option<Moref>,
+    spec: VirtualMachineConfigSpec,
+    user: &str,
+) -> Outcome {
+    let given = spec.name.clone().ok_or_else(|| fault::invalid_name(""))?;
+    let name = checked_name(&given)?;
+    let (config, plan, host, vmx) = lab.read(|w| {
+        if let Some(folder) = &folder {
+            takes(w, folder, "VirtualMachine")?;
+            free_name(w, &folder.value, &name)?;
+        }
+        let owner = &w.pool(&pool.value).ok_or_else(|| fault::not_found(pool))?.owner;
+        let mut hosts = w.children(owner).filter(|e| matches!(e.object, Object::Host(_)));
+        let host = match &host {
+            None => hosts.next().map(|e| e.id.clone()),
+            Some(host) => hosts.find(|e| e.id == host.value).map(|e| e.id.clone()),
+        };
+        let host = host.ok_or_else(|| fault::invalid_argument("host", "it is not one of the pool's"))?;
+        let vmx = new_folder(w, &spec, &name)?;
+        let mut config = vm_config::blank(&name, &vmx);
+        vm_config::merge(&mut config, &VirtualMachineConfigSpec { change_version: None, ..spec.clone() }, false)?;
+        let env = Env { world: w, name: &name, folder: &vmx.parent(), on: false };
+        let plan = device::plan(&config.hardware.device, &spec.device_change, &env)?;
+        Ok::<_, Fault>((config, plan, host, vmx))
+    })?;
+    let file = lab.read(|w| w.file(&vmx.to_string())).ok_or_else(|| fault::datastore_path(&vmx.to_string()))?;
+    if let Some(parent) = file.parent() {
+        std::fs::create_dir_all(parent).map_err(|e| fault::system(&Error::file("make the folder", parent)(e)))?;
+    }
+    let text = format!("displayName = \"{name}\"\nuuid.bios = \"{}\"\n", config.uuid);
+    crate::store::write(&file, text.as_bytes()).map_err(|e| fault::system(&e))?;
+    make_disks(lab, &plan).await?;
+    let vm = lab.change(|w| {
+        // Two at once with one name: the second finds it taken now.
+        if let Some(folder) = &folder {
+            free_name(w, &folder.value, &name)?;
+        }
+        let id = w.fresh("vm");
+        let mut object = VmObject::new(config, pool.value.clone(), host);
+        object.config.hardware.device.clone_from(&plan.devices);
+        vm_config::finish(&mut object, &spec.extra_config);
+        let parent = folder.as_ref().map(|f| f.value.clone());
+        let moref = w.insert(Entry { id, name, parent, object: Object::Vm(Box::new(object)) });
+        w.vm_event(user, &moref.value, EventKind::Created);
+        Ok::<_, Fault>(moref)
+    })?;
+    Ok(Some(AnyValue::of(&vm)))
+}
+
+/// Where a datastore path is on the machine.
+fn on_disk(lab: &Lab, path: &DatastorePath) -> Result<PathBuf, Fault> {
+    lab.read(|w| w.file(&path.to_string())).ok_or_else(|| fault::datastore_path(&path.to_string()))
+}
+
+/// Makes the disks of a plan; what was made before one failed is removed.
+async fn make_disks(lab: &Lab, plan: &Plan) -> Result<(), Fault> {
+    let mut made = Vec::new();
+    for new in &plan.create {
+        let file = on_disk(lab, &new.path)?;
+        let parent = new.parent.as_ref().map(|p| on_disk(lab, p)).transpose()?;
+        if let Err(error) = disk::make(&file, new.capacity, parent.as_deref()).await {
+            unmake(&made);
+            return Err(fault::system(&error));
+        }
+        made.push(file);
+    }
+    Ok(())
+}
+
+fn unmake(files: &[PathBuf]) {
+    for file in files {
+        if let Err(error) = std::fs::remove_file(file) {
+            tracing::warn!("{} stays behind: {error}", file.display());
+        }
+    }
+}
+
+// Change.
+
+pub(super) async fn reconfigure(cx: &Cx, request: m::ReconfigVMTask) -> Result<Moref, Fault> {
+    let (lab, user, this) = (cx.lab.clone(), cx.user(), request.this.clone());
+    Ok(cx.task("VirtualMachine.reconfigure", &request.this, async move {
+        change(&lab, &this, &request.spec, &user).await?;
+        Ok(None)
+    }))
+}
+
+async fn change(lab: &Arc<Lab>, this: &Moref, spec: &VirtualMachineConfigSpec, user: &str) -> Result<(), Fault> {
+    let name = spec.name.as_deref().map(checked_name).transpose()?;
+    let (config, plan, old, on) = lab.read(|w| {
+        let entry = entry(w, this)?;
+        let known = vm(w, this)?;
+        if let (Some(name), Some(parent)) = (&name, &entry.parent)
+            && *name != entry.name
+        {
+            free_name(w, parent, name)?;
+        }
+        let mut config = known.config.clone();
+        vm_config::merge(&mut config, spec, known.is_on())?;
+        let vmx: DatastorePath = known.vmx().parse().map_err(|()| fault::datastore_path(known.vmx()))?;
+        let env = Env { world: w, name: &entry.name, folder: &vmx.parent(), on: known.is_on() };
+        let plan = device::plan(known.devices(), &spec.device_change, &env)?;
+        Ok::<_, Fault>((config, plan, known.devices().to_vec(), known.is_on()))
+    })?;
+    for path in &plan.destroy {
+        let others = lab.read(|w| users(w, &path.to_string(), &this.value));
+        if others {
+            return Err(fault::file_locked(&path.to_string()));
+        }
+    }
+    make_disks(lab, &plan).await?;
+    if on && let Err(fault) = hot(lab, this, &old, &plan.devices).await {
+        let made: Vec<_> = plan.create.iter().filter_map(|new| on_disk(lab, &new.path).ok()).collect();
+        unmake(&made);
+        return Err(fault);
+    }
+    for path in &plan.destroy {
+        let file = on_disk(lab, path)?;
+        if let Err(error) = std::fs::remove_file(&file) {
+            tracing::warn!("{path} stays behind: {error}");
+        }
+    }
+    lab.change(|w| {
+        if let Some(vm) = w.vm_mut(&this.value) {
+            // The guest may have set keys meanwhile: what it set stays.
+            let extra = std::mem::take(&mut vm.config.extra_config);
+            let name = vm.config.name.clone();
+            vm.config = config;
+            vm.config.extra_config = extra;
+            vm.config.name = name;
+            vm.config.hardware.device = plan.devices;
+            vm_config::finish(vm, &spec.extra_config);
+        }
+        if let Some(name) = name {
+            super::inventory::rename_entry(w, this, name)?;
+        }
+        w.vm_event(user, &this.value, EventKind::Reconfigured);
+        Ok(())
+    })
+}
+
+/// Whether another VM has the file as a disk or below one.
+fn users(world: &World, file: &str, except: &str) -> bool {
+    world.vms().any(|(e, vm)| e.id != except && vm.disk_files().iter().any(|f| f == file))
+}
+
+/// Whether a VM that is on holds one of the files of a disk: nobody writes where somebody reads.
+fn check_locks(world: &World, except: &str, device: &Device) -> Result<(), Fault> {
+    let Some(backing) = device::disk_backing(device) else { return Ok(()) };
+    let mut below = Vec::new();
+    let mut at = backing.parent.as_deref();
+    while let Some(b) = at {
+        below.push(b.file_name.as_str());
+        at = b.parent.as_deref();
+    }
+    for (entry, vm) in world.vms().filter(|(e, vm)| e.id != except && vm.is_on()) {
+        for other in vm.devices().iter().filter_map(device::disk_backing) {
+            let taken = vm.disk_files().contains(&backing.file_name) || below.contains(&other.file_name.as_str());
+            if taken {
+                tracing::info!("{} is held by {}", backing.file_name, entry.name);
+                return Err(fault::file_locked(&backing.file_name));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Brings a running QEMU from the old devices to the new.
+async fn hot(lab: &Arc<Lab>, this: &Moref, old: &[Device], new: &[Device]) -> Result<(), Fault> {
+    let vm = runtime(lab, this);
+    let gone = old.iter().filter(|d| !new.iter().any(|n| n.key == d.key));
+    for device in gone {
+        match device {
+            Device::VirtualDisk(_) => vm.remove_disk(device.key).await.map_err(|e| failed(&e))?,
+            _ if device::is_nic(device) => vm.remove_nic(device.key).await.map_err(|e| failed(&e))?,
+            _ => {}
+        }
+    }
+    for device in new {
+        let known = old.iter().find(|d| d.key == device.key);
+        if known == Some(device) {
+            continue;
+        }
+        let outcome = match device {
+            Device::VirtualDisk(_) if known.is_none() => {
+                let disk = lab.read(|w| {
+                    check_locks(w, &this.value, device)?;
+                    vm_config::disk(w, device)
+                })?;
+                vm.add_disk(disk).await
+            }
+            Device::VirtualCdrom(_) => vm.change_medium(lab.read(|w| vm_config::cdrom(w, device, false))).await,
+            _ if device::is_nic(device) => {
+                let mut nic = lab.read(|w| vm_config::nic(w, &this.value, device))?;
+                nic.connected = device.connectable.as_ref().is_none_or(|c| c.connected);
+                if known.is_none() { vm.add_nic(nic).await } else { vm.change_nic(nic).await }
+            }
+            _ => Ok(()),
+        };
+        outcome.map_err(|e| failed(&e))?;
+    }
+    Ok(())
+}
+
+// Power.
+
+pub(super) async fn power_on(cx: &Cx, request: m::PowerOnVMTask) -> Result<Moref, Fault> {
+    let (lab, this) = (cx.lab.clone(), request.this.clone());
+    Ok(cx.task("VirtualMachine.powerOn", &request.this, async move {
+        turn_on(&lab, &this).await?;
+        Ok(None)
+    }))
+}
+
+async fn turn_on(lab: &Arc<Lab>, this: &Moref) -> Result<(), Fault> {
+    let spec = lab.read(|w| {
+        let known = vm(w, this)?;
+        if known.is_on() {
+            let on = VirtualMachinePowerState::PoweredOn;
+            return Err(fault::power_state(on.clone(), Some(on)));
+        }
+        for device in known.devices() {
+            check_locks(w, &this.value, device)?;
+        }
+        vm_config::hardware(w, &this.value, known)
+    })?;
+    runtime(lab, this).power_on(spec).await.map_err(|e| failed(&e))?;
+    connect_all(lab, this, true);
+    Ok(())
+}
+
+/// What starts connected is connected while the VM is on.
+fn connect_all(lab: &Lab, this: &Moref, on: bool) {
+    lab.change(|w| {
+        let Some(vm) = w.vm_mut(&this.value) else { return };
+        for device in &mut vm.config.hardware.device {
+            if let Some(connect) = &mut device.connectable {
+                connect.connected = on && connect.start_connected;
+                connect.status = Some(if connect.connected { "ok" } else { "untried" }.into());
+            }
+        }
+    });
+}
+
+pub(super) async fn power_off(cx: &Cx, request: m::PowerOffVMTask) -> Result<Moref, Fault> {
+    let (lab, this) = (cx.lab.clone(), request.this.clone());
+    Ok(cx.task("VirtualMachine.powerOff", &request.this, async move {
+        turn_off(&lab, &this).await?;
+        Ok(None)
+    }))
+}
+
+async fn turn_off(lab: &Arc<Lab>, this: &Moref) -> Result<(), Fault> {
+    must_be_on(lab, this)?;
+    runtime(lab, this).power_off().await.map_err(|e| failed(&e))?;
+    connect_all(lab, this, false);
+    Ok(())
+}
+
+fn must_be_on(lab: &Lab, this: &Moref) -> Result<(), Fault> {
+    if lab.read(|w| vm(w, this).map(VmObject::is_on))? {
+        return Ok(());
+    }
+    Err(fault::power_state(VirtualMachinePowerState::PoweredOff, Some(VirtualMachinePowerState::PoweredOn)))
+}
+
+pub(super) async fn reset(cx: &Cx, request: m::ResetVMTask) -> Result<Moref, Fault> {
+    let (lab, this) = (cx.lab.clone(), request.this.clone());
+    Ok(cx.task("VirtualMachine.reset", &request.this, async move {
+        must_be_on(&lab, &this)?;
+        runtime(&lab, &this).reset().await.map_err(|e| failed(&e))?;
+        Ok(None)
+    }))
+}
+
+/// Asks the guest; vSphere answers as soon as the tools have taken the request.
+async fn ask_guest(cx: &Cx, this: &Moref, what: Tclo) -> Result<(), Fault> {
+    must_be_on(&cx.lab, this)?;
+    let message = "Cannot complete operation because VMware Tools is not running in this virtual machine.";
+    let unavailable = || Fault::new(ToolsUnavailable::default(), message);
+    if !cx.lab.read(|w| vm(w, this).map(|v| v.tools))? {
+        return Err(unavailable());
+    }
+    runtime(&cx.lab, this).ask_guest(what).await.map_err(|_| unavailable())?;
+    if what == Tclo::Halt {
+        let user = cx.user();
+        cx.lab.change(|w| w.vm_event(&user, &this.value, EventKind::GuestShutdown));
+    }
+    Ok(())
+}
+
+pub(super) async fn shutdown_guest(cx: &Cx, request: m::ShutdownGuest) -> Result<(), Fault> {
+    ask_guest(cx, &request.this, Tclo::Halt).await
+}
+
+pub(super) async fn reboot_guest(cx: &Cx, request: m::RebootGuest) -> Result<(), Fault> {
+    ask_guest(cx, &request.this, Tclo::Reboot).await
+}
+
+/// The VMs of a vApp in the order in which they start.
+fn start_order(world: &World, this: &Moref) -> Vec<Moref> {
+    let order = |id: &str| {
+        let vapp = world.pool(&this.value).and_then(|p| p.vapp.as_ref())?;
+        let entity = vapp.config.entity_config.iter().find(|e| e.key.as_ref().is_some_and(|k| k.value == id))?;
+        entity.start_order
+    };
+    let mut all: Vec<Moref> = world.vms_in_pool(&this.value).map(|(e, _)| e.moref()).collect();
+    all.sort_by_key(|m| (order(&m.value).unwrap_or(0), m.value.clone()));
+    all
+}
+
+pub(super) async fn power_on_vapp(cx: &Cx, request: m::PowerOnVAppTask) -> Result<Moref, Fault> {
+    let (lab, this) = (cx.lab.clone(), request.this.clone());
+    Ok(cx.task("VirtualApp.powerOn", &request.this, async move {
+        let vms = lab.read(|w| start_order(w, &this));
+        for vm in vms {
+            if lab.read(|w| w.vm(&vm.value).is_some_and(|v| !v.is_on())) {
+                turn_on(&lab, &vm).await?;
+            }
+        }
+        Ok(None)
+    }))
+}
+
+pub(super) async fn power_off_vapp(cx: &Cx, request: m::PowerOffVAppTask) -> Result<Moref, Fault> {
+    let (lab, this) = (cx.lab.clone(), request.this.clone());
+    Ok(cx.task("VirtualApp.powerOff", &request.this, async move {
+        let vms = lab.read(|w| start_order(w, &this));
+        for vm in vms.into_iter().rev() {
+            if lab.read(|w| w.vm(&vm.value).is_some_and(VmObject::is_on)) {
+                turn_off(&lab, &vm).await?;
+            }
+        }
+        Ok(None)
+    }))
+}
+
+// Remove.
+
+pub(super) async fn unregister(cx: &Cx, request: m::UnregisterVM) -> Result<(), Fault> {
+    must_be_off(&cx.lab, &request.this)?;
+    let user = cx.user();
+    cx.lab.change(|w| {
+        w.vm_event(&user, &request.this.value, EventKind::Removed);
+        w.remove(&request.this.value);
+    });
+    cx.lab.runtime().forget(&request.this.value);
+    Ok(())
+}
+
+/// Removes a VM with its disks and its configuration.  What others have put into its folder stays, and the folder with
+/// it, as on ESXi.
+pub(super) async fn destroy(lab: &Arc<Lab>, this: &Moref, user: &str) -> Result<(), Fault> {
+    must_be_off(lab, this)?;
+    let (disks, vmx) = lab.read(|w| {
+        let known = vm(w, this)?;
+        let disks: Vec<PathBuf> = known
+            .devices()
+            .iter()
+            .filter_map(device::disk_backing)
+            .filter(|b| !users(w, &b.file_name, &this.value))
+            .filter_map(|b| w.file(&b.file_name))
+            .collect();
+        Ok::<_, Fault>((disks, w.file(known.vmx())))
+    })?;
+    for file in disks.iter().chain(vmx.as_ref()) {
+        match std::fs::remove_file(file) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(fault::system(&Error::file("remove", file)(e)));
+            }
+            _ => {}
+        }
+    }
+    if let Some(folder) = vmx.as_deref().and_then(std::path::Path::parent) {
+        // Only an empty folder goes.
+        let _ = std::fs::remove_dir(folder);
+    }
+    lab.change(|w| {
+        w.vm_event(user, &this.value, EventKind::Removed);
+        w.remove(&this.value);
+    });
+    lab.runtime().forget(&this.value);
+    Ok(())
+}

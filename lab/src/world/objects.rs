@@ -1,0 +1,256 @@
+//! The kinds of objects in the inventory, as they are stored.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use vim25_types::{
+    AnyVirtualDevice, AnyVirtualDeviceBackingInfo, ManagedObjectReference as Moref, OptionValue, ResourceConfigSpec,
+    VAppConfigInfo, VirtualMachineConfigInfo,
+};
+
+use super::xml;
+use crate::vm::Power;
+
+/// An object of the inventory.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Entry {
+    /// Managed object id.
+    pub id: String,
+    /// Name, with `/`, `\` and `%` escaped as vSphere does.
+    pub name: String,
+    /// The parent's id.
+    pub parent: Option<String>,
+    /// What it is.
+    pub object: Object,
+}
+
+/// What an object is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "object")]
+pub(crate) enum Object {
+    /// A folder, and the types that may be in it.
+    Folder {
+        /// Types of its children.
+        children: Vec<String>,
+    },
+    /// A datacenter.
+    Datacenter(Datacenter),
+    /// A cluster, or the compute resource of a host that stands alone.
+    Compute(Compute),
+    /// A host.
+    Host(Host),
+    /// A resource pool or a vApp.
+    Pool(Box<Pool>),
+    /// A virtual machine.
+    Vm(Box<VmObject>),
+    /// A datastore.
+    Datastore(Datastore),
+    /// A port group.
+    Network(Network),
+    /// A distributed switch.
+    Switch {
+        /// Its UUID.
+        uuid: String,
+    },
+}
+
+/// A datacenter and its four folders.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Datacenter {
+    /// Folder of VMs.
+    pub vm: String,
+    /// Folder of hosts and clusters.
+    pub host: String,
+    /// Folder of datastores.
+    pub datastore: String,
+    /// Folder of networks.
+    pub network: String,
+}
+
+/// A cluster or a lone host's compute resource.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Compute {
+    /// Whether it is a cluster.
+    pub cluster: bool,
+    /// Its root resource pool.
+    pub pool: String,
+    /// Whether DRS is on.
+    pub drs: bool,
+}
+
+/// A host.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Host {
+    /// BIOS UUID.
+    pub uuid: String,
+    /// Firewall rule sets and whether they are enabled.
+    pub firewall: BTreeMap<String, bool>,
+}
+
+/// A resource pool; a vApp if it has the configuration of one.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Pool {
+    /// The compute resource that it divides.
+    pub owner: String,
+    /// Shares, limits and reservations.
+    #[serde(with = "xml")]
+    pub config: ResourceConfigSpec,
+    /// What makes it a vApp.
+    pub vapp: Option<VApp>,
+}
+
+/// What a vApp has beyond a pool.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct VApp {
+    /// Its configuration.
+    #[serde(with = "xml")]
+    pub config: VAppConfigInfo,
+    /// The VM folder that shows it.
+    pub folder: Option<String>,
+}
+
+/// A virtual machine.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct VmObject {
+    /// Its configuration, as `config` shows it.
+    #[serde(with = "xml")]
+    pub config: VirtualMachineConfigInfo,
+    /// The pool or vApp that it is in.
+    pub pool: String,
+    /// The host that it is on.
+    pub host: String,
+    /// Whether it was shut down rather than cut off, as far as is known.
+    #[serde(default)]
+    pub clean: bool,
+    /// What it is doing now.
+    #[serde(skip, default = "powered_off")]
+    pub power: Power,
+    /// Whether the guest's tools speak.
+    #[serde(skip)]
+    pub tools: bool,
+    /// The guest's address.
+    #[serde(skip)]
+    pub address: Option<String>,
+    /// When it was powered on.
+    #[serde(skip)]
+    pub booted: Option<time::OffsetDateTime>,
+}
+
+fn powered_off() -> Power {
+    Power::Off
+}
+
+/// A datastore.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Datastore {
+    /// Its UUID, which is its folder under `/vmfs/volumes`.
+    pub uuid: String,
+    /// How much it may hold, bytes; the machine's disk when absent.
+    #[serde(default)]
+    pub capacity: Option<u64>,
+}
+
+/// What kind of port group it is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum NetworkKind {
+    /// On a host's own switch.
+    Standard,
+    /// On a distributed switch.
+    Distributed {
+        /// The switch's id.
+        switch: String,
+    },
+}
+
+/// A port group.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Network {
+    /// The bridge that it is.
+    pub bridge: String,
+    /// Whether the lab has an address on it, and serves DHCP.
+    pub served: bool,
+    /// Standard or distributed.
+    pub kind: NetworkKind,
+}
+
+impl Entry {
+    /// The object's vim25 type.
+    pub(crate) fn kind(&self) -> &'static str {
+        match &self.object {
+            Object::Folder { .. } => "Folder",
+            Object::Datacenter(_) => "Datacenter",
+            Object::Compute(Compute { cluster: true, .. }) => "ClusterComputeResource",
+            Object::Compute(_) => "ComputeResource",
+            Object::Host(_) => "HostSystem",
+            Object::Pool(pool) if pool.vapp.is_some() => "VirtualApp",
+            Object::Pool(_) => "ResourcePool",
+            Object::Vm(_) => "VirtualMachine",
+            Object::Datastore(_) => "Datastore",
+            Object::Network(Network { kind: NetworkKind::Standard, .. }) => "Network",
+            Object::Network(_) => "DistributedVirtualPortgroup",
+            Object::Switch { .. } => "VmwareDistributedVirtualSwitch",
+        }
+    }
+
+    /// A reference to the object.
+    pub(crate) fn moref(&self) -> Moref {
+        Moref::new(self.kind(), &self.id)
+    }
+}
+
+impl VmObject {
+    /// A VM that was never on.
+    pub(crate) fn new(config: VirtualMachineConfigInfo, pool: String, host: String) -> Self {
+        Self { config, pool, host, clean: true, power: Power::Off, tools: false, address: None, booted: None }
+    }
+
+    /// The value of an extraConfig key, as text.
+    pub(crate) fn extra(&self, key: &str) -> Option<String> {
+        let option = self.config.extra_config.iter().find(|o| o.key == key)?;
+        option.value.as_ref()?.get::<String>().ok()
+    }
+
+    /// Sets an extraConfig key; an empty value removes it, as vSphere does.
+    pub(crate) fn set_extra(&mut self, key: &str, value: &str) {
+        let all = &mut self.config.extra_config;
+        if value.is_empty() {
+            all.retain(|o| o.key != key);
+            return;
+        }
+        let value = Some(vim25_types::AnyValue::of(&value.to_owned()));
+        match all.iter_mut().find(|o| o.key == key) {
+            Some(known) => known.value = value,
+            None => all.push(OptionValue { key: key.into(), value }),
+        }
+    }
+
+    /// Its devices.
+    pub(crate) fn devices(&self) -> &[AnyVirtualDevice] {
+        &self.config.hardware.device
+    }
+
+    /// Whether it is powered on, as vSphere sees it: a VM is on until its process has ended.
+    pub(crate) fn is_on(&self) -> bool {
+        matches!(self.power, Power::On | Power::Stopping)
+    }
+
+    /// The path of its configuration file, `[datastore] folder/name.vmx`.
+    pub(crate) fn vmx(&self) -> &str {
+        self.config.files.vm_path_name.as_deref().unwrap_or_default()
+    }
+
+    /// The datastore paths of the disks' files, each with those that it is based on.
+    pub(crate) fn disk_files(&self) -> Vec<String> {
+        let mut files = Vec::new();
+        for device in self.devices() {
+            if let Some(AnyVirtualDeviceBackingInfo::VirtualDiskFlatVer2BackingInfo(backing)) = &device.backing {
+                let mut at = Some(backing);
+                while let Some(b) = at {
+                    files.push(b.file_name.clone());
+                    at = b.parent.as_deref();
+                }
+            }
+        }
+        files
+    }
+}

@@ -1,0 +1,200 @@
+//! Files on datastores, through the endpoint's `/folder`.
+
+use std::path::Path;
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use url::Url;
+
+use crate::{Error, Result, Session};
+
+/// Bytes read from a file at once.
+const CHUNK: usize = 256 * 1024;
+/// How often a transfer is tried.
+const TRIES: u32 = 4;
+/// A transfer in which no byte moves for so long has failed.
+const STALL: Duration = Duration::from_secs(60);
+
+/// A file or folder on a datastore: `[datastore] path`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatastorePath {
+    /// Name of the datastore.
+    pub datastore: String,
+    /// Path in it, without leading slash; empty for the datastore's root.
+    pub path: String,
+}
+
+impl DatastorePath {
+    /// A path on a datastore.
+    pub fn new(datastore: impl Into<String>, path: impl Into<String>) -> Self {
+        Self { datastore: datastore.into(), path: path.into().trim_matches('/').to_owned() }
+    }
+
+    /// Reads `[datastore] path`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (datastore, path) = text.strip_prefix('[')?.split_once(']')?;
+        Some(Self::new(datastore, path.trim()))
+    }
+
+    /// A file or folder in this folder.
+    #[must_use]
+    pub fn join(&self, name: &str) -> Self {
+        let path = if self.path.is_empty() { name.to_owned() } else { format!("{}/{name}", self.path) };
+        Self { datastore: self.datastore.clone(), path }
+    }
+
+    /// The folder that holds it.
+    #[must_use]
+    pub fn parent(&self) -> Self {
+        let path = self.path.rsplit_once('/').map_or("", |(dir, _)| dir);
+        Self { datastore: self.datastore.clone(), path: path.to_owned() }
+    }
+}
+
+impl std::fmt::Display for DatastorePath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "[{}] {}", self.datastore, self.path)
+    }
+}
+
+impl Session {
+    /// The address of a datastore file; `datacenter` is its inventory path without the leading slash.
+    fn file_url(&self, datacenter: &str, file: &DatastorePath) -> Url {
+        let mut url = self.options().target.clone();
+        url.set_path("/folder");
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.extend(file.path.split('/'));
+        }
+        url.query_pairs_mut().append_pair("dcPath", datacenter).append_pair("dsName", &file.datastore);
+        url
+    }
+
+    /// Uploads a local file; `progress` is told the bytes sent so far, from 0 again at each new try.
+    ///
+    /// # Errors
+    /// [`Error::File`] when the local file cannot be read, otherwise the failure of the last try.
+    pub async fn upload(
+        &self,
+        local: &Path,
+        datacenter: &str,
+        file: &DatastorePath,
+        progress: impl Fn(u64) + Send + Sync + Clone + 'static,
+    ) -> Result<()> {
+        let mut attempt = 1;
+        loop {
+            match self.upload_once(local, datacenter, file, progress.clone()).await {
+                Ok(()) => return Ok(()),
+                Err(Error::Http { status: 401, .. }) if attempt < TRIES => self.renew().await?,
+                Err(e) if attempt < TRIES && e.is_transient() => {
+                    tokio::time::sleep(Duration::from_millis(250 << attempt)).await;
+                }
+                Err(e) => return Err(e),
+            }
+            attempt += 1;
+        }
+    }
+
+    async fn upload_once(
+        &self,
+        local: &Path,
+        datacenter: &str,
+        file: &DatastorePath,
+        progress: impl Fn(u64) + Send + Sync + 'static,
+    ) -> Result<()> {
+        let local_error = |source| Error::File { path: local.display().to_string(), source };
+        let source = tokio::fs::File::open(local).await.map_err(local_error)?;
+        let length = source.metadata().await.map_err(local_error)?.len();
+        progress(0);
+        let (moved, mut stall) = tokio::sync::watch::channel(0_u64);
+        let chunks =
+            futures_util::stream::try_unfold((source.take(length), 0_u64, progress, moved), |state| async move {
+                let (mut source, mut sent, progress, moved) = state;
+                let mut chunk = bytes::BytesMut::with_capacity(CHUNK);
+                if source.read_buf(&mut chunk).await? == 0 {
+                    return Ok::<_, std::io::Error>(None);
+                }
+                sent += chunk.len() as u64;
+                progress(sent);
+                moved.send_replace(sent);
+                Ok(Some((chunk.freeze(), (source, sent, progress, moved))))
+            });
+        let url = self.file_url(datacenter, file);
+        let request = self
+            .http(reqwest::Method::PUT, url.clone())
+            .header(reqwest::header::CONTENT_TYPE, "application/octet-stream")
+            .header(reqwest::header::CONTENT_LENGTH, length)
+            .body(reqwest::Body::wrap_stream(chunks));
+        let mut send = std::pin::pin!(request.send());
+        let response = loop {
+            tokio::select! {
+                response = &mut send => break response.map_err(|e| self.http_error(e))?,
+                moved = tokio::time::timeout(STALL, stall.changed()) => match moved {
+                    Ok(Ok(())) => {}
+                    // All is sent: the server has its own time to answer.
+                    Ok(Err(_)) => break tokio::time::timeout(STALL, &mut send).await
+                        .map_err(|_| stalled(&url))?
+                        .map_err(|e| self.http_error(e))?,
+                    Err(_) => return Err(stalled(&url)),
+                },
+            }
+        };
+        accept(&url, response).map(drop)
+    }
+
+    /// Downloads a datastore file to a local one, which appears only when it is complete.
+    ///
+    /// # Errors
+    /// [`Error::Http`] with status 404 when there is no such file.
+    pub async fn download(
+        &self,
+        datacenter: &str,
+        file: &DatastorePath,
+        local: &Path,
+        progress: impl Fn(u64),
+    ) -> Result<()> {
+        let url = self.file_url(datacenter, file);
+        let response = self.http(reqwest::Method::GET, url.clone()).send().await.map_err(|e| self.http_error(e))?;
+        let mut body = accept(&url, response)?.bytes_stream().map_err(|e| self.http_error(e)).boxed();
+        let partial = local.with_extension("part");
+        let local_error = |source| Error::File { path: partial.display().to_string(), source };
+        let mut out = tokio::fs::File::create(&partial).await.map_err(local_error)?;
+        let mut got = 0;
+        while let Some(chunk) = tokio::time::timeout(STALL, body.next()).await.map_err(|_| stalled(&url))? {
+            let chunk = chunk?;
+            out.write_all(&chunk).await.map_err(local_error)?;
+            got += chunk.len() as u64;
+            progress(got);
+        }
+        out.sync_all().await.map_err(local_error)?;
+        tokio::fs::rename(&partial, local).await.map_err(local_error)
+    }
+}
+
+fn stalled(url: &Url) -> Error {
+    Error::Deadline { what: format!("moving a byte of {}", bare(url)), after: STALL }
+}
+
+fn bare(url: &Url) -> String {
+    let mut url = url.clone();
+    url.set_query(None);
+    url.to_string()
+}
+
+fn accept(url: &Url, response: reqwest::Response) -> Result<reqwest::Response> {
+    let status = response.status();
+    if status.is_success() { Ok(response) } else { Err(Error::Http { url: bare(url), status: status.as_u16() }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn datastore_paths_are_read_and_written_as_vsphere_does() {
+        let path = DatastorePath::parse("[datastore1] vch/appliance.iso").unwrap();
+        assert_eq!(path.to_string(), "[datastore1] vch/appliance.iso");
+        assert_eq!(path.parent().join("bootstrap.iso").to_string(), "[datastore1] vch/bootstrap.iso");
+        assert_eq!(DatastorePath::parse("vch/appliance.iso"), None);
+    }
+}

@@ -1,0 +1,74 @@
+//! `VIC_WIRE_LOG=DIR`: each request and response as a file, secrets masked.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use vim25_types::soap::{self, Body};
+use vim25_types::xml::Element;
+
+/// Numbers the files of all sessions of this process in the order of their calls.
+static NEXT: AtomicU32 = AtomicU32::new(1);
+
+/// Where to write, if anywhere.
+#[derive(Debug, Clone)]
+pub(crate) struct WireLog(Option<PathBuf>);
+
+impl WireLog {
+    /// As the environment says.
+    pub(crate) fn from_env() -> Self {
+        Self(std::env::var_os("VIC_WIRE_LOG").filter(|v| !v.is_empty()).map(PathBuf::from))
+    }
+
+    /// A number for one exchange.
+    pub(crate) fn next(&self) -> u32 {
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Writes one envelope; `what` is `Method-request` or `Method-response`.  A log that cannot be written hinders nothing.
+    pub(crate) fn write(&self, number: u32, what: &str, envelope: &str) {
+        let Some(dir) = &self.0 else { return };
+        let masked = match soap::open(envelope) {
+            Ok(Body::Call(mut el)) => {
+                mask(&mut el);
+                soap::envelope(&el)
+            }
+            Ok(Body::Fault(f)) => soap::fault(&f),
+            Err(e) => format!("<!-- not a SOAP envelope: {e} -->"),
+        };
+        let _ = std::fs::create_dir_all(dir);
+        let _ = std::fs::write(dir.join(format!("{:08}-{number:05}-{what}.xml", std::process::id())), masked);
+    }
+}
+
+/// Replaces what must not be shown: passwords, session keys, and values of options whose key speaks of secrets.
+fn mask(el: &mut Element) {
+    let secret_option = el.child("key").is_some_and(|k| k.text.contains("secret"));
+    let login = el.name == "LoginResponse" || el.child("userName").is_some_and(|_| el.child("loginTime").is_some());
+    for child in &mut el.children {
+        let hide =
+            child.name == "password" || (secret_option && child.name == "value") || (login && child.name == "key");
+        if hide && child.children.is_empty() {
+            secret::PLACEHOLDER.clone_into(&mut child.text);
+        } else {
+            mask(child);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_and_secret_options_are_masked_and_nothing_else() {
+        let mut el = Element::parse(
+            "<R><password>p1</password><o><key>guestinfo.vic.secrets</key><value>p2</value></o>\
+             <o><key>guestinfo.vic.config</key><value>kept</value></o></R>",
+        )
+        .unwrap();
+        mask(&mut el);
+        let mut out = String::new();
+        el.write(&mut out);
+        assert!(!out.contains("p1") && !out.contains("p2") && out.contains("kept"), "{out}");
+    }
+}

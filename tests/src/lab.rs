@@ -1,0 +1,92 @@
+//! The lab as a stage: vim25 with real guests, in a folder and a network namespace of its own.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use crate::{Stage, program};
+
+/// A lab that runs; it is taken down with this value.
+#[derive(Debug)]
+pub struct Lab {
+    folder: PathBuf,
+    /// The stage on it.
+    pub stage: Stage,
+}
+
+/// The address of the endpoint VM in every test: labs are apart, each in its own namespace.
+pub const ADDRESS: &str = "192.168.120.10";
+
+impl Lab {
+    /// Starts a lab with an appliance image beside it.
+    pub fn up() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let lab = folder.path().join("lab");
+        let iso = program("appliance.iso");
+        std::fs::copy(iso, folder.path().join("appliance.iso")).unwrap();
+        let place = ["--image-store", "datastore1", "--bridge-network", "bridge"].map(str::to_owned).to_vec();
+        let stage = Stage {
+            target: String::new(),
+            thumbprint: String::new(),
+            user: String::new(),
+            password: "s3cret-of-the-lab".into(),
+            place,
+            folder,
+        };
+        let mut lab = Self { folder: lab, stage };
+        lab.start();
+        lab
+    }
+
+    /// Starts the daemon, at first or again.
+    pub fn start(&mut self) {
+        let up = self.run(&["up", "--listen", "127.0.0.1:0", "--range", "192.168.120.0/24"]);
+        assert!(up.status.success(), "{}", text(&up));
+        let env = text(&self.run(&["env"]));
+        let value = |name: &str| {
+            let line = env.lines().find_map(|l| l.strip_prefix(&format!("export VIC_MACHINE_{name}=")));
+            line.unwrap_or_else(|| panic!("{name} is missing: {env}")).trim_matches('\'').to_owned()
+        };
+        self.stage.target = value("TARGET");
+        self.stage.thumbprint = value("THUMBPRINT");
+        self.stage.user = value("USER");
+    }
+
+    /// Runs `vic-lab`.
+    pub fn run(&self, args: &[&str]) -> Output {
+        Command::new(program("vic-lab"))
+            .args(args)
+            .env("VIC_LAB_DIR", &self.folder)
+            .env("VIC_LAB_PASSWORD", &self.stage.password)
+            .output()
+            .unwrap()
+    }
+
+    /// Runs the docker client inside the lab's network with the certificates in `folder`.
+    pub fn docker(&self, folder: &Path, args: &[&str]) -> Output {
+        let file = |name: &str| folder.join(name).display().to_string();
+        let (ca, cert, key) = (file("ca.pem"), file("cert.pem"), file("key.pem"));
+        let host = format!("{ADDRESS}:2376");
+        let mut all = vec!["exec", "--", "docker", "-H", &host, "--tlsverify"];
+        all.extend(["--tlscacert", &ca, "--tlscert", &cert, "--tlskey", &key]);
+        all.extend(args);
+        self.run(&all)
+    }
+
+    /// Process id of the daemon.
+    pub fn daemon(&self) -> libc::pid_t {
+        let status = self.run(&["status", "--output", "json"]);
+        let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+        libc::pid_t::try_from(status["pid"].as_i64().unwrap()).unwrap()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let _ = self.run(&["down", "--wipe"]);
+    }
+}
+
+/// What a program said.
+pub fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}

@@ -1,0 +1,171 @@
+//! What the suites share: a vSphere to run against, the built programs, and what must hold after each of their runs.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::expect_used,
+    reason = "test support: a failed step fails the test"
+)]
+
+pub mod cut;
+pub mod lab;
+mod run;
+pub mod vcsim;
+
+use std::path::{Path, PathBuf};
+
+pub use run::{Finished, Running};
+use secret::Secret;
+use vim25::inventory::Inventory;
+use vim25::trust::Trust;
+use vim25::{Credentials, Options, Session};
+
+/// A vSphere, and a folder for one test.
+#[derive(Debug)]
+pub struct Stage {
+    /// `https://host:port`
+    pub target: String,
+    /// SHA-1 thumbprint of its certificate.
+    pub thumbprint: String,
+    /// Who may log in.
+    pub user: String,
+    /// Planted: it must show nowhere.
+    pub password: String,
+    /// Options that choose the place of a VCH there.
+    pub place: Vec<String>,
+    /// The test's folder: working directory of the programs.
+    pub folder: tempfile::TempDir,
+}
+
+/// A built program of this workspace.
+pub fn program(name: &str) -> PathBuf {
+    // Tests lie in target/PROFILE/deps.
+    let own = std::env::current_exe().unwrap();
+    let path = own.parent().and_then(Path::parent).unwrap().join(name);
+    assert!(path.exists(), "{} is missing: build the workspace first, as ./scripts/test does", path.display());
+    path
+}
+
+impl Stage {
+    /// Starts `vic-machine` with the options of this stage.
+    pub fn start(&self, command: &str, args: &[&str]) -> Running {
+        let mut process = std::process::Command::new(program("vic-machine"));
+        process
+            .arg(command)
+            .args(args)
+            .current_dir(self.folder.path())
+            .env("VIC_MACHINE_TARGET", &self.target)
+            .env("VIC_MACHINE_USER", &self.user)
+            .env("VIC_MACHINE_PASSWORD", &self.password)
+            .env("VIC_MACHINE_NO_INPUT", "true")
+            .env("VIC_WIRE_LOG", self.wire_log());
+        if !args.contains(&"--thumbprint") {
+            process.env("VIC_MACHINE_THUMBPRINT", &self.thumbprint);
+        }
+        Running::start(process)
+    }
+
+    /// Runs `vic-machine` to its end.
+    pub fn vic(&self, command: &str, args: &[&str]) -> Finished {
+        self.start(command, args).finish()
+    }
+
+    /// `create` with the place of this stage and an appliance image, then `args`.
+    pub fn create_args<'a>(&'a self, name: &'a str, args: &[&'a str]) -> Vec<&'a str> {
+        let mut all = vec!["--name", name];
+        all.extend(self.place.iter().map(String::as_str));
+        all.extend(args);
+        all
+    }
+
+    /// Where requests and responses are written.
+    pub fn wire_log(&self) -> PathBuf {
+        self.folder.path().join("wire")
+    }
+
+    /// A session beside the programs under test.
+    pub async fn session(&self) -> Session {
+        let options = Options {
+            target: self.target.parse().unwrap(),
+            credentials: Credentials { user: self.user.clone(), password: Secret::new(&self.password) },
+            trust: Trust::Thumbprints(vec![self.thumbprint.parse().unwrap()]),
+            user_agent: "vic-tests".into(),
+            deadline: std::time::Duration::from_secs(30),
+        };
+        Session::connect(options).await.unwrap()
+    }
+
+    /// Everything that a VCH could leave: the inventory with its VMs, and how many others are logged in.
+    pub fn picture(&self) -> Vec<String> {
+        block_on(async {
+            let session = self.session().await;
+            let inventory = Inventory::load(&session).await.unwrap();
+            let mut all: Vec<String> = inventory
+                .of_kind("ManagedEntity")
+                .map(|n| format!("{} {}", n.reference.kind, inventory.path(&n.reference)))
+                .collect();
+            let root = &session.content().root_folder;
+            for vm in session.contained(root, "VirtualMachine", true, &["name"]).await.unwrap() {
+                all.push(format!("VirtualMachine {}", vm.get::<String>("name").unwrap().unwrap_or_default()));
+            }
+            let manager = session.content().session_manager.clone().unwrap();
+            let sessions = session.read(&manager, &["sessionList"]).await.unwrap();
+            let sessions: Vec<vim25::types::UserSession> = sessions.all("sessionList").unwrap();
+            all.push(format!("{} sessions", sessions.len()));
+            session.logout().await.unwrap();
+            all.sort();
+            all
+        })
+    }
+
+    /// Every request of this test follows the published schema, and no planted secret stands in any file of the test.
+    pub fn check_wire_log(&self) {
+        let tool = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/tools/vim25_check.py");
+        let output = std::process::Command::new("python3").arg(&tool).arg(self.wire_log()).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "vim25_check: {text}{}", String::from_utf8_lossy(&output.stderr));
+        self.check_secrets();
+    }
+
+    fn check_secrets(&self) {
+        let mut planted = vec![self.password.clone()];
+        for key in files(self.folder.path()).into_iter().filter(|f| f.to_string_lossy().ends_with("key.pem")) {
+            let pem = std::fs::read_to_string(key).unwrap();
+            planted.extend(pem.lines().nth(1).map(str::to_owned));
+        }
+        for file in files(&self.wire_log()) {
+            let text = std::fs::read_to_string(&file).unwrap();
+            for secret in &planted {
+                assert!(!text.contains(secret.as_str()), "a planted secret stands in {}", file.display());
+            }
+        }
+    }
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut out = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() { out.extend(files(&path)) } else { out.push(path) }
+    }
+    out
+}
+
+/// Runs a future to its end.
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+/// Writes the smallest file that passes for an appliance image, padded to `size` bytes.
+pub fn write_iso(path: &Path, version: &str, size: u64) {
+    use std::io::{Seek as _, SeekFrom, Write as _};
+    let sectors = u32::try_from(size / 2048).unwrap();
+    let mut file = std::fs::File::create(path).unwrap();
+    file.set_len(size).unwrap();
+    let mut put = |at: u64, bytes: &[u8]| {
+        file.seek(SeekFrom::Start(16 * 2048 + at)).unwrap();
+        file.write_all(bytes).unwrap();
+    };
+    put(0, b"\x01CD001");
+    put(80, &sectors.to_le_bytes());
+    put(318, format!("{:128}", format!("VIC ENGINE {version}")).as_bytes());
+}

@@ -1,0 +1,135 @@
+//! `vic-machine delete`: from the inventory alone, idempotent, the endpoint VM last.
+//!
+//! What an interrupted delete or create left is found again: the endpoint VM as long as it exists, then the empty vApp,
+//! pool or folder of the VCH's name.
+
+use vim25::Session;
+use vim25::inventory::Inventory;
+use vim25::types::ManagedObjectReference;
+
+use crate::cli::DeleteArgs;
+use crate::interrupt;
+use crate::printer::Printer;
+use crate::problem::{Exit, Problem};
+use crate::remove;
+use crate::vch::{self, Vch};
+
+pub(crate) async fn run(args: &DeleteArgs, session: &Session, printer: Printer) -> Result<(), Problem> {
+    let inventory = Inventory::load(session).await?;
+    let found = vch::one(session, &inventory, &args.which).await?;
+    let leftovers = leftovers(&inventory, args, found.as_ref());
+    if found.is_none() && leftovers.is_empty() {
+        return vch::require(session, &inventory, &args.which).await.map(drop);
+    }
+    if let Some(vch) = &found {
+        check(args, session, vch).await?;
+    }
+    if args.dry_run {
+        show(&inventory, found.as_ref(), &leftovers, printer);
+        return Ok(());
+    }
+    let work = async {
+        if let Some(vch) = &found {
+            let activity = printer.wait(&format!("remove endpoint VM {:?} ({}) and its files", vch.name, vch.vm.value));
+            let pool = vch.pool.clone().unwrap_or_default();
+            let datacenter = datacenter(&inventory, &pool)?;
+            remove::endpoint(session, &datacenter, &vch.vm)
+                .await
+                .map_err(|e| doing("the endpoint VM", &vch.name, &e))?;
+            activity.done();
+        }
+        for leftover in &leftovers {
+            let name = inventory.path(leftover);
+            let activity = printer.wait(&format!("remove {} {name}", leftover.kind));
+            remove::if_empty(session, leftover).await.map_err(|e| doing(&leftover.kind, &name, &e))?;
+            activity.done();
+        }
+        Ok(())
+    };
+    interrupt::unless(args.target.timeout, work).await.map_err(|mut p| {
+        p.exit = if p.exit == Exit::Failed { Exit::Resumable } else { p.exit };
+        p.remedy("run the same command again: it goes on where it stopped")
+    })?;
+    printer.json(&serde_json::json!({"ok": true, "deleted": found.as_ref().map(|v| &v.name)}));
+    printer.info("Completed successfully");
+    Ok(())
+}
+
+fn doing(what: &str, name: &str, error: &vim25::Error) -> Problem {
+    Problem::doing(format!("cannot remove {what} {name:?}"), error)
+}
+
+/// What must be true before anything is removed.
+async fn check(args: &DeleteArgs, session: &Session, vch: &Vch) -> Result<(), Problem> {
+    if let (Ok(config), false) = (&vch.config, args.force)
+        && config.version != crate::VERSION
+    {
+        return Err(Problem::validation(format!(
+            "VCH version {:?} is different than installer version {}",
+            config.version,
+            crate::VERSION
+        ))
+        .remedy("use the vic-machine of that version, or --force"));
+    }
+    // Only the VCH's own pool: a shared one holds other people's VMs.
+    let own = vch.config.as_ref().ok().map(|c| c.vsphere.pool.as_str());
+    let Some(pool) = vch.pool.as_ref().filter(|p| Some(p.value.as_str()) == own) else { return Ok(()) };
+    let shared = session.read(pool, &["name"]).await?.get::<String>("name")?.as_deref() != Some(vch.name.as_str());
+    let others: Vec<ManagedObjectReference> =
+        remove::children(session, pool).await?.into_iter().filter(|c| *c != vch.vm).collect();
+    match others.first() {
+        Some(other) if !shared && !args.force => Err(Problem::new(
+            Exit::Conflict,
+            format!("the pool of VCH {:?} holds {} more objects", vch.name, others.len()),
+        )
+        .why(format!("{} {} is one of them", other.kind, other.value))
+        .remedy("move them elsewhere or remove them; --force deletes the VCH and leaves them and the pool in place")),
+        _ => Ok(()),
+    }
+}
+
+/// The VCH's vApp or pool and its folder: those its configuration names, and those of its name.
+fn leftovers(inventory: &Inventory, args: &DeleteArgs, found: Option<&Vch>) -> Vec<ManagedObjectReference> {
+    let name = found.map_or(args.which.name.as_str(), |v| v.name.as_str());
+    if args.which.id.is_some() && found.is_none() {
+        return Vec::new();
+    }
+    let config = found.and_then(|v| v.config.as_ref().ok());
+    let mut out: Vec<ManagedObjectReference> = Vec::new();
+    for kind in ["ResourcePool", "Folder"] {
+        for node in inventory.of_kind(kind).filter(|n| n.name == name) {
+            let own = match (config, kind) {
+                (Some(c), "Folder") => node.reference.value == c.vsphere.folder,
+                (Some(c), _) => node.reference.value == c.vsphere.pool,
+                // Without a configuration only what bears our mark of kind counts: a vApp, or a folder of VMs.
+                (None, "Folder") => inventory.path(&node.reference).split('/').nth(2) == Some("vm"),
+                (None, _) => node.parent.is_some(),
+            };
+            if own {
+                out.push(node.reference.clone());
+            }
+        }
+    }
+    out
+}
+
+fn datacenter(inventory: &Inventory, pool: &ManagedObjectReference) -> Result<ManagedObjectReference, Problem> {
+    inventory
+        .ancestors(pool)
+        .find(|n| n.reference.kind == "Datacenter")
+        .map(|n| n.reference.clone())
+        .ok_or_else(|| Problem::new(Exit::NotFound, format!("the datacenter of pool {} cannot be found", pool.value)))
+}
+
+fn show(inventory: &Inventory, found: Option<&Vch>, leftovers: &[ManagedObjectReference], printer: Printer) {
+    printer.data("Plan (nothing has been changed):");
+    let mut steps = Vec::new();
+    if let Some(vch) = found {
+        steps.push(format!("power off and destroy endpoint VM {:?} ({}), with its ISOs", vch.name, vch.vm.value));
+    }
+    steps.extend(leftovers.iter().map(|l| format!("remove {} {} when it is empty", l.kind, inventory.path(l))));
+    for (i, step) in steps.iter().enumerate() {
+        printer.data(format!("  {}. {step}", i + 1));
+    }
+    printer.json(&serde_json::json!({"ok": true, "dry_run": true, "steps": steps}));
+}

@@ -1,0 +1,134 @@
+//! Removing what a VCH consists of.  Everything here is idempotent: what is gone already is no error.
+
+use vim25::datastore::DatastorePath;
+use vim25::types::{
+    HostDatastoreBrowserSearchResults, HostDatastoreBrowserSearchSpec, ManagedObjectReference,
+    VirtualMachinePowerState, methods,
+};
+use vim25::{Error, Session};
+
+/// Powers off and destroys the endpoint VM, with the files that vSphere does not know to be the VM's.
+///
+/// The ISOs go first and the VM last, so that a run that is cut short finds the VM again.
+pub(crate) async fn endpoint(
+    session: &Session,
+    datacenter: &ManagedObjectReference,
+    vm: &ManagedObjectReference,
+) -> Result<(), Error> {
+    match endpoint_inner(session, datacenter, vm).await {
+        Err(e) if e.is_not_found() => Ok(()),
+        other => other,
+    }
+}
+
+async fn endpoint_inner(
+    session: &Session,
+    datacenter: &ManagedObjectReference,
+    vm: &ManagedObjectReference,
+) -> Result<(), Error> {
+    let wanted = ["runtime.powerState", "config.files.vmPathName", "datastore"];
+    let facts = session.read(vm, &wanted).await?;
+    if facts.properties.is_empty() {
+        return Ok(());
+    }
+    if facts.get::<VirtualMachinePowerState>("runtime.powerState")? != Some(VirtualMachinePowerState::PoweredOff) {
+        match session.run(&methods::PowerOffVMTask { this: vm.clone() }).await {
+            // It went off by itself meanwhile.
+            Err(e) if e.fault_name() == Some("InvalidPowerState") => {}
+            other => drop(other?),
+        }
+    }
+    let files =
+        facts.get::<String>("config.files.vmPathName")?.and_then(|p| DatastorePath::parse(&p)).map(|p| p.parent());
+    // Never the root of a datastore.
+    let files = files.filter(|f| !f.path.is_empty());
+    if let Some(files) = &files {
+        for datastore in facts.all::<ManagedObjectReference>("datastore")? {
+            for iso in isos(session, &datastore, files).await? {
+                delete_file(session, datacenter, &iso).await?;
+            }
+        }
+    }
+    session.run(&methods::DestroyTask { this: vm.clone() }).await?;
+    match files {
+        Some(files) => delete_file(session, datacenter, &files).await,
+        None => Ok(()),
+    }
+}
+
+/// The ISO files in a VM's folder, if the datastore is the folder's.
+async fn isos(
+    session: &Session,
+    datastore: &ManagedObjectReference,
+    folder: &DatastorePath,
+) -> Result<Vec<DatastorePath>, Error> {
+    let facts = session.read(datastore, &["name", "browser"]).await?;
+    if facts.get::<String>("name")?.as_deref() != Some(folder.datastore.as_str()) {
+        return Ok(Vec::new());
+    }
+    let Some(this) = facts.get::<ManagedObjectReference>("browser")? else { return Ok(Vec::new()) };
+    let spec = HostDatastoreBrowserSearchSpec { match_pattern: vec!["*.iso".into()], ..Default::default() };
+    let search = methods::SearchDatastoreTask { this, datastore_path: folder.to_string(), search_spec: Some(spec) };
+    let found = match session.run(&search).await {
+        Ok(Some(result)) => result.get::<HostDatastoreBrowserSearchResults>().unwrap_or_default(),
+        Ok(None) => return Ok(Vec::new()),
+        Err(e) if e.is_not_found() => return Ok(Vec::new()),
+        Err(e) => return Err(e),
+    };
+    Ok(found.file.iter().map(|f| folder.join(&f.path)).collect())
+}
+
+async fn delete_file(
+    session: &Session,
+    datacenter: &ManagedObjectReference,
+    file: &DatastorePath,
+) -> Result<(), Error> {
+    let Some(this) = session.content().file_manager.clone() else { return Ok(()) };
+    let delete =
+        methods::DeleteDatastoreFileTask { this, name: file.to_string(), datacenter: Some(datacenter.clone()) };
+    match session.run(&delete).await {
+        Err(e) if e.is_not_found() => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// Destroys a folder, pool or vApp that holds nothing; one that does stays.
+pub(crate) async fn if_empty(session: &Session, object: &ManagedObjectReference) -> Result<(), Error> {
+    let outcome = async {
+        if children(session, object).await?.is_empty() {
+            session.run(&methods::DestroyTask { this: object.clone() }).await?;
+        }
+        Ok(())
+    };
+    match outcome.await {
+        Err(e) if Error::is_not_found(&e) => Ok(()),
+        other => other,
+    }
+}
+
+/// What a folder, pool or vApp holds.
+pub(crate) async fn children(
+    session: &Session,
+    object: &ManagedObjectReference,
+) -> Result<Vec<ManagedObjectReference>, Error> {
+    let found = session.contained(object, "ManagedEntity", false, &["name"]).await?;
+    Ok(found.into_iter().map(|o| o.reference).collect())
+}
+
+/// The object of one of the types `kinds` (the first found wins) and that name directly in a folder, pool or vApp.
+pub(crate) async fn child_named(
+    session: &Session,
+    holder: &ManagedObjectReference,
+    kinds: &[&str],
+    name: &str,
+) -> Result<Option<ManagedObjectReference>, Error> {
+    let found = session.contained(holder, "ManagedEntity", false, &["name"]).await?;
+    for kind in kinds {
+        for object in found.iter().filter(|o| o.reference.kind == *kind) {
+            if object.get::<String>("name")?.as_deref() == Some(name) {
+                return Ok(Some(object.reference.clone()));
+            }
+        }
+    }
+    Ok(None)
+}
