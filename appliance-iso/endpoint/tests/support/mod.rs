@@ -57,8 +57,8 @@ impl Guest {
         let started = Instant::now();
         let qemu = Command::new("qemu-system-x86_64")
             .args(["-M", "pc,accel=tcg", "-m", "512", "-nographic", "-vga", "none", "-monitor", "none", "-no-reboot"])
-            // As any CPU that ESXi runs on, one with RDRAND.
-            .args(["-cpu", "qemu64,+rdrand"])
+            // As the lab does; like any CPU that ESXi runs on, it has RDRAND.
+            .args(["-cpu", "max"])
             .args(["-cdrom", &iso.display().to_string(), "-boot", "d"])
             .args(["-netdev", &format!("user,id=n,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:2376")])
             .args(["-device", &format!("vmxnet3,netdev=n,mac={MAC}")])
