@@ -1,6 +1,9 @@
 //! What must be there before anything else: file systems, devices, the network card's driver.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+};
 
 use nix::mount::MsFlags;
 
@@ -36,10 +39,24 @@ pub(crate) fn prepare(system: &impl System) {
             Err(error) => log::error!("cannot mount {kind} at {}: {error}", at.display()),
         }
     }
+    seed();
     if let Err(error) = system.disable_reset_keys() {
         log::warn!("cannot disable the reset keys: {error}");
     }
     load_modules(system, Path::new(MODULES));
+}
+
+/// Has the kernel seed its random numbers beside everything else.
+///
+/// On a CPU without RDRAND it gathers its own timing noise, a second or so, but only while somebody reads; the libraries
+/// that need random numbers wait with poll(2), which does not count as reading, and would wait for ever.
+fn seed() {
+    std::thread::spawn(|| {
+        let mut byte = [0];
+        if let Err(error) = std::fs::File::open("/dev/random").and_then(|mut file| file.read_exact(&mut byte)) {
+            log::warn!("cannot have the kernel seed its random numbers: {error}");
+        }
+    });
 }
 
 /// Loads the modules that may come later.

@@ -28,7 +28,8 @@ const PROGRAM: &str = "/usr/sbin/vic-endpoint";
 pub(crate) async fn run() {
     let version = std::fs::read_to_string("/etc/vic/version").unwrap_or_default().trim().to_owned();
     log::info!("vSphere Integrated Containers endpoint {version}");
-    let board = Board::new(uuid::Uuid::new_v4().to_string(), version);
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let board = Board::new(boot_id.trim().to_owned(), version);
     let reaper = Reaper::default();
     tokio::spawn(reaper.clone().run());
 
@@ -80,6 +81,12 @@ async fn serve(
         log::warn!("cannot set the host name {:?}: {error}", config.name);
     }
     board.configured(config);
+    if config.debug >= 2 {
+        // A debugging door: the kernel's SysRq keys on the VM's console.
+        if let Err(error) = std::fs::write("/proc/sys/kernel/sysrq", "1") {
+            log::warn!("cannot enable the SysRq keys: {error}");
+        }
+    }
     let resolver = network::Resolver::new(config.dns_servers.clone(), "/etc/resolv.conf".into());
     for link in network::plan(config) {
         tokio::spawn(network::keep(link, config.name.clone(), board.clone(), resolver.clone()));

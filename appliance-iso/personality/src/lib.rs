@@ -26,7 +26,7 @@ use vch_config::{Document, VchConfig, VchSecrets};
 
 pub use api::App;
 pub use server::{Limits, serve_tcp, serve_unix};
-pub use tls::TlsError;
+pub use tls::{TlsError, acceptor};
 
 /// Why the API cannot be served.
 #[derive(Debug, thiserror::Error)]

@@ -28,8 +28,11 @@ pub enum TlsError {
     ClientCa(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// The acceptor for `tls`; `None` for plain HTTP.
-pub(crate) fn acceptor(tls: &ApiTls, key: &Secret) -> Result<Option<TlsAcceptor>, TlsError> {
+/// The acceptor for `tls` with the server's private key; `None` for plain HTTP.
+///
+/// # Errors
+/// See [`TlsError`].
+pub fn acceptor(tls: &ApiTls, key: &Secret) -> Result<Option<TlsAcceptor>, TlsError> {
     let (chain, client_ca) = match tls {
         ApiTls::None => return Ok(None),
         ApiTls::Server { server_cert_pem } => (server_cert_pem, None),

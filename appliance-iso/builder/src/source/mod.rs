@@ -9,7 +9,7 @@ pub use debian::Debian;
 use crate::{error::Error, recipe};
 
 /// One version of one package.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Package {
     /// Its name.
     pub name: String,

@@ -19,6 +19,8 @@ use crate::{Carrier, Error, channel::shown, tclo::Responder};
 
 /// How long a conversation that the host breaks off (checkpoint, vMotion) is tried again.
 const RETRY_FOR: Duration = Duration::from_secs(10);
+/// How many refusals of one request are tried again.
+const REFUSALS: u32 = 2;
 /// How often the host is asked whether it wants something: VMware's tools poll at this pace when idle.
 const POLL: Duration = Duration::from_millis(500);
 
@@ -36,6 +38,7 @@ impl Rpci {
 impl Carrier for Rpci {
     fn call(&self, request: &[u8]) -> Result<Vec<u8>, Error> {
         let start = Instant::now();
+        let mut refusals = 0;
         loop {
             let attempt = Conversation::open(Hypervisor, PROTOCOL_RPCI).and_then(|mut conversation| {
                 conversation.send(request)?;
@@ -48,6 +51,8 @@ impl Carrier for Rpci {
                 Err(MessageError::Checkpoint) => {
                     return Err(Error::Timeout { request: shown(request), waited: RETRY_FOR });
                 }
+                // A conversation that a checkpoint ended while nobody was looking is refused like one that never was.
+                Err(MessageError::Refused(_)) if refusals < REFUSALS => refusals += 1,
                 Err(MessageError::Refused(step)) => {
                     return Err(Error::Protocol { request: shown(request), reason: step });
                 }

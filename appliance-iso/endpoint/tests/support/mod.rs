@@ -1,0 +1,165 @@
+//! A virtual machine that boots the appliance, with the test in the place of vSphere.
+
+mod certificates;
+mod host;
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::TcpListener,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+pub(crate) use certificates::Certificates;
+pub(crate) use host::Host;
+use tempfile::TempDir;
+
+/// How long anything in the guest may take; generous, for the machines are noisy.
+pub(crate) const LIMIT: Duration = Duration::from_secs(90);
+/// MAC address of the guest's network card.
+pub(crate) const MAC: &str = "00:50:56:00:00:01";
+
+/// The ISO to boot: `VIC_APPLIANCE_ISO`, else the one that the scripts build beside the binaries.  `None`, with the reason
+/// printed, when there is none.
+pub(crate) fn iso() -> Option<PathBuf> {
+    let beside = Path::new(env!("CARGO_BIN_EXE_vic-endpoint")).with_file_name("appliance.iso");
+    let path = std::env::var_os("VIC_APPLIANCE_ISO").map_or(beside, PathBuf::from);
+    if !path.exists() {
+        println!("skipped: there is no {}; the scripts build it", path.display());
+        return None;
+    }
+    if Command::new("qemu-system-x86_64").arg("--version").output().is_err() {
+        println!("skipped: qemu-system-x86_64 is not installed");
+        return None;
+    }
+    Some(path)
+}
+
+/// A running guest.  Killed, by its process id, when dropped.
+pub(crate) struct Guest {
+    qemu: Child,
+    pub(crate) host: Host,
+    folder: TempDir,
+    /// Port on 127.0.0.1 that leads to the guest's 2376.
+    pub(crate) port: u16,
+    started: Instant,
+}
+
+impl Guest {
+    /// Boots `iso`, with `keys` as the VM's extraConfig.
+    pub(crate) fn boot(iso: &Path, keys: &[(&str, String)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        // Free now; the race with others for it is lost so rarely that QEMU's own message will do.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let started = Instant::now();
+        let qemu = Command::new("qemu-system-x86_64")
+            .args(["-M", "pc,accel=tcg", "-m", "512", "-nographic", "-vga", "none", "-monitor", "none", "-no-reboot"])
+            // As the lab does; like any CPU that ESXi runs on, it has RDRAND.
+            .args(["-cpu", "max"])
+            .args(["-cdrom", &iso.display().to_string(), "-boot", "d"])
+            .args(["-netdev", &format!("user,id=n,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:2376")])
+            .args(["-device", &format!("vmxnet3,netdev=n,mac={MAC}")])
+            .args(["-serial", &format!("file:{}", at("console"))])
+            .args(["-serial", "null"])
+            .args(["-serial", &format!("unix:{},server=on,wait=off", at("guestinfo"))])
+            .args(["-qmp", &format!("unix:{},server=on,wait=off", at("qmp"))])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(folder.path().join("qemu")).unwrap())
+            .spawn()
+            .unwrap();
+        let socket = folder.path().join("guestinfo");
+        let stream = loop {
+            match UnixStream::connect(&socket) {
+                Ok(stream) => break stream,
+                Err(error) => {
+                    assert!(started.elapsed() < LIMIT, "QEMU did not open its serial port: {error}");
+                    std::thread::yield_now();
+                }
+            }
+        };
+        let host = Host::start(stream, keys);
+        Self { qemu, host, folder, port, started }
+    }
+
+    /// Time since the machine was switched on.
+    pub(crate) fn age(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// The end of the console's log and of QEMU's messages, for a failure's message.
+    pub(crate) fn console(&self) -> String {
+        let mut text = String::new();
+        for name in ["qemu", "console"] {
+            let bytes = std::fs::read(self.folder.path().join(name)).unwrap_or_default();
+            let all = String::from_utf8_lossy(&bytes).into_owned();
+            let lines: Vec<_> = all.lines().collect();
+            text.push_str(&lines[lines.len().saturating_sub(40)..].join("\n"));
+            text.push('\n');
+        }
+        text
+    }
+
+    /// Waits until the key's value satisfies `wanted`, and returns it.
+    pub(crate) fn wait(&self, key: &str, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+        self.host
+            .wait(key, LIMIT, wanted)
+            .unwrap_or_else(|last| panic!("{what} did not come; {key} is {last:?}; console:\n{}", self.console()))
+    }
+
+    /// Waits until QEMU has ended by itself.
+    pub(crate) fn wait_for_power_off(&mut self) {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.qemu.try_wait().unwrap() {
+                assert!(status.success(), "QEMU ended with {status}; console:\n{}", self.console());
+                return;
+            }
+            assert!(start.elapsed() < LIMIT, "the guest did not power off; console:\n{}", self.console());
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+    }
+
+    /// Presses keys on the VM's console.
+    pub(crate) fn press(&self, keys: &[&str]) {
+        let stream = UnixStream::connect(self.folder.path().join("qmp")).unwrap();
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        let mut writer = stream;
+        let mut answer = |line: &str| {
+            if !line.is_empty() {
+                writeln!(writer, "{line}").unwrap();
+            }
+            let mut text = String::new();
+            reader.read_line(&mut text).unwrap();
+            assert!(!text.contains("\"error\""), "{text}");
+        };
+        let keys: Vec<_> = keys.iter().map(|key| serde_json::json!({"type": "qcode", "data": key})).collect();
+        answer("");
+        answer(r#"{"execute":"qmp_capabilities"}"#);
+        answer(&serde_json::json!({"execute": "send-key", "arguments": {"keys": keys}}).to_string());
+    }
+
+    /// Runs the docker client against the guest.
+    pub(crate) fn docker(&self, tls: &[&str], arguments: &[&str]) -> Output {
+        Command::new("docker")
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("DOCKER_CONFIG", self.folder.path())
+            .env("HOME", self.folder.path())
+            .args(tls)
+            .args(["-H", &format!("tcp://127.0.0.1:{}", self.port)])
+            .args(arguments)
+            .output()
+            .expect("the docker client is not installed")
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+    }
+}
