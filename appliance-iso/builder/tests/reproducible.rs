@@ -25,8 +25,7 @@ fn build(source: &dyn PackageSource, recipe: &Recipe, folder: &Path, name: &str)
     let inputs: BTreeMap<String, PathBuf> = [("vic-endpoint".to_owned(), program)].into();
     let out = folder.join(name);
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("iso-cache");
-    let build =
-        Build { recipe, cache: &cache, version: "1.2.3", inputs: &inputs, epoch: recipe.epoch, out: &out };
+    let build = Build { recipe, cache: &cache, version: "1.2.3", inputs: &inputs, epoch: recipe.epoch, out: &out };
     build.run(source)?;
     Ok(std::fs::read(out).unwrap())
 }
@@ -119,7 +118,10 @@ fn what_is_missing_is_named() {
         error(&|source, _| source.0.insert("ca-certificates", vec![]).map(drop).unwrap()),
         "the package ca-certificates holds no file usr/share/ca-certificates/mozilla/*.crt"
     );
-    assert_eq!(error(&|_, recipe| recipe.kernel.modules.push("vmxnet3".into())), "the kernel 6.1 has no module vmxnet3");
+    assert_eq!(
+        error(&|_, recipe| recipe.kernel.modules.push("vmxnet3".into())),
+        "the kernel 6.1 has no module vmxnet3"
+    );
     assert_eq!(
         error(&|source, _| source.0.insert("linux-image-cloud-amd64", vec![]).map(drop).unwrap()),
         "the package linux-image-cloud-amd64 holds no file boot/vmlinuz-*"

@@ -59,7 +59,7 @@ fn text(output: &std::process::Output) -> String {
 
 #[test]
 fn the_appliance_boots_serves_docker_over_mutual_tls_and_powers_off() {
-    let Some(iso) = support::iso() else { return };
+    let iso = support::iso();
     let certificates = Certificates::make();
     let tls = ApiTls::Mutual { server_cert_pem: certificates.server.clone(), client_ca_pem: certificates.ca.clone() };
     let secrets = VchSecrets::new("planted-password".to_owned().into(), certificates.server_key.clone().into());
@@ -124,7 +124,7 @@ fn the_appliance_boots_serves_docker_over_mutual_tls_and_powers_off() {
 
 #[test]
 fn a_configuration_that_comes_late_or_is_wrong_is_said_and_waited_for() {
-    let Some(iso) = support::iso() else { return };
+    let iso = support::iso();
     let mut guest = Guest::boot(&iso, &[]);
     let failed = guest.wait(KEY_STATUS, "a failure that names the configuration", at(Stage::Failed));
     assert!(status(&failed).unwrap().problem.contains("guestinfo.vic.config) is missing"), "{failed}");

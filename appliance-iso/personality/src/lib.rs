@@ -68,7 +68,7 @@ fn run(arguments: impl IntoIterator<Item = String>) -> Result<std::convert::Infa
     let folder = Path::new(folder);
     let config: VchConfig = document(&folder.join("config.json"))?;
     let secrets: VchSecrets = document(&folder.join("secrets.json"))?;
-    let tls = tls::acceptor(&config.api.tls, &secrets.server_key_pem)?;
+    let tls = acceptor(&config.api.tls, &secrets.server_key_pem)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Runtime)?;
     runtime.block_on(async {
         let address = SocketAddr::from(([0, 0, 0, 0], config.api.port));

@@ -21,20 +21,12 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(90);
 /// MAC address of the guest's network card.
 pub(crate) const MAC: &str = "00:50:56:00:00:01";
 
-/// The ISO to boot: `VIC_APPLIANCE_ISO`, else the one that the scripts build beside the binaries.  `None`, with the reason
-/// printed, when there is none.
-pub(crate) fn iso() -> Option<PathBuf> {
+/// The ISO to boot: `VIC_APPLIANCE_ISO`, else the one that `./scripts/test` builds beside the binaries.
+pub(crate) fn iso() -> PathBuf {
     let beside = Path::new(env!("CARGO_BIN_EXE_vic-endpoint")).with_file_name("appliance.iso");
     let path = std::env::var_os("VIC_APPLIANCE_ISO").map_or(beside, PathBuf::from);
-    if !path.exists() {
-        println!("skipped: there is no {}; the scripts build it", path.display());
-        return None;
-    }
-    if Command::new("qemu-system-x86_64").arg("--version").output().is_err() {
-        println!("skipped: qemu-system-x86_64 is not installed");
-        return None;
-    }
-    Some(path)
+    assert!(path.exists(), "{} is missing: ./scripts/test lab builds it", path.display());
+    path
 }
 
 /// A running guest.  Killed, by its process id, when dropped.
