@@ -1,7 +1,9 @@
 //! A virtual machine that boots the appliance, with the test in the place of vSphere.
 
 mod certificates;
+mod documents;
 mod host;
+mod probe;
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -13,6 +15,7 @@ use std::{
 };
 
 pub(crate) use certificates::Certificates;
+pub(crate) use documents::config;
 pub(crate) use host::Host;
 use tempfile::TempDir;
 
@@ -100,6 +103,26 @@ impl Guest {
         self.host
             .wait(key, LIMIT, wanted)
             .unwrap_or_else(|last| panic!("{what} did not come; {key} is {last:?}; console:\n{}", self.console()))
+    }
+
+    /// Waits until the Docker API answers over mutual TLS; returns how long after power-on.
+    pub(crate) fn wait_for_docker(&self, certificates: &Certificates) -> Duration {
+        let tls = certificates.client_tls();
+        loop {
+            match probe::ping(self.port, &tls) {
+                Ok(()) => return self.age(),
+                Err(why) => assert!(self.age() < LIMIT, "no answer: {why}; console:\n{}", self.console()),
+            }
+        }
+    }
+
+    /// Waits until the console shows `line`; returns how long after power-on.
+    pub(crate) fn wait_for_line(&self, line: &str) -> Duration {
+        while !self.console().contains(line) {
+            assert!(self.age() < LIMIT, "{line:?} did not come; console:\n{}", self.console());
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
+        self.age()
     }
 
     /// Waits until QEMU has ended by itself.
