@@ -39,8 +39,9 @@ fn the_appliance_boots_serves_docker_over_mutual_tls_and_powers_off() {
 
     guest.wait(KEY_HEARTBEAT, "the first heartbeat", |text| !text.is_empty());
     println!("figure: switched on to init's first heartbeat {:.2} s", guest.age().as_secs_f64());
+    let answered = guest.wait_for_docker(&certificates);
+    println!("figure: switched on to an answer of the Docker API {:.2} s", answered.as_secs_f64());
     let ready = guest.wait(KEY_STATUS, "Ready", at(Stage::Ready));
-    println!("figure: switched on to Ready {:.2} s", guest.age().as_secs_f64());
     let ready = status(&ready).unwrap();
     assert_eq!((ready.vch_id.as_str(), ready.problem.as_str()), ("6b1f", ""));
     assert_eq!(ready.addresses[&Role::Client], ["10.0.2.15/24"]);
@@ -89,6 +90,7 @@ fn the_appliance_boots_serves_docker_over_mutual_tls_and_powers_off() {
         assert!(!guest.host.get(KEY_STATUS).unwrap().contains(planted));
     }
     guest.host.ask("OS_Halt");
+    guest.wait_for_line("init: PowerOff: now");
     guest.wait_for_power_off();
     assert_eq!(guest.host.get("answer.7").as_deref(), Some("OK "));
 }

@@ -6,9 +6,11 @@ use guestinfo::{Channel, HostRequest};
 use tokio::{
     sync::{mpsc, watch},
     task::{JoinSet, spawn_blocking},
-    time::{MissedTickBehavior, interval, sleep},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
-use vch_config::{Addressing, Document, EndpointStatus, HEARTBEAT_SECONDS, KEY_HEARTBEAT, KEY_STATUS, Role, VchConfig};
+use vch_config::{
+    Addressing, Document, EndpointStatus, HEARTBEAT_SECONDS, KEY_HEARTBEAT, KEY_STATUS, Role, Stage, VchConfig,
+};
 
 use crate::{
     documents::{self, CONFIG_DIR, Documents, Keys},
@@ -21,6 +23,8 @@ use crate::{
 
 /// Pause before the configuration, or the channel, is tried again.
 const RETRY: Duration = Duration::from_secs(2);
+/// The late modules wait so long for the services to answer: a service that never does must not keep the disks away.
+const LATE_MODULES: Duration = Duration::from_secs(5);
 /// The multi-call binary.
 const PROGRAM: &str = "/usr/sbin/vic-endpoint";
 
@@ -101,6 +105,8 @@ async fn serve(
         runners.spawn(runner.run());
     }
     board.services_started();
+    // What is loaded now is not needed for the API's first answer, and would take the processor from it.
+    let _ = timeout(LATE_MODULES, board.watch().wait_for(|status| status.stage == Stage::Ready)).await;
     // Off the event loop: a driver may take its time to look for its device.
     let _ = spawn_blocking(|| early::load_late_modules(&Linux)).await;
     future::pending().await

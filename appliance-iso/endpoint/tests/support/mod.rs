@@ -108,6 +108,8 @@ impl Guest {
     /// Waits until the Docker API answers over mutual TLS; returns how long after power-on.
     pub(crate) fn wait_for_docker(&self, certificates: &Certificates) -> Duration {
         let tls = certificates.client_tls();
+        // No answer can come before; and QEMU writes a complaint for every probe of a network card that is not up yet.
+        self.wait("guestinfo.ip", "the guest's address", |ip| !ip.is_empty());
         loop {
             match probe::ping(self.port, &tls) {
                 Ok(()) => return self.age(),
