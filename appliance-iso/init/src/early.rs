@@ -105,6 +105,7 @@ mod tests {
         fn disable_reset_keys(&self) -> std::io::Result<()> {
             Ok(())
         }
+        fn kill_others(&self) {}
         fn end(&self, _: End) -> std::io::Result<()> {
             Ok(())
         }

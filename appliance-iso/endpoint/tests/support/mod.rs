@@ -142,21 +142,17 @@ impl Guest {
 
     /// Presses keys on the VM's console.
     pub(crate) fn press(&self, keys: &[&str]) {
-        let stream = UnixStream::connect(self.folder.path().join("qmp")).unwrap();
-        let mut reader = BufReader::new(stream.try_clone().unwrap());
-        let mut writer = stream;
-        let mut answer = |line: &str| {
-            if !line.is_empty() {
-                writeln!(writer, "{line}").unwrap();
-            }
-            let mut text = String::new();
-            reader.read_line(&mut text).unwrap();
-            assert!(!text.contains("\"error\""), "{text}");
-        };
         let keys: Vec<_> = keys.iter().map(|key| serde_json::json!({"type": "qcode", "data": key})).collect();
-        answer("");
-        answer(r#"{"execute":"qmp_capabilities"}"#);
-        answer(&serde_json::json!({"execute": "send-key", "arguments": {"keys": keys}}).to_string());
+        Qmp::connect(self.folder.path()).call(&serde_json::json!({"execute": "send-key", "arguments": {"keys": keys}}));
+    }
+
+    /// Sends a request of the host that ends the guest; returns QEMU's reason for its own end.
+    pub(crate) fn ask_to_end(&mut self, request: &str) -> String {
+        let mut qmp = Qmp::connect(self.folder.path());
+        self.host.ask(request);
+        let reason = qmp.shutdown();
+        self.wait_for_power_off();
+        reason
     }
 
     /// Runs the docker client against the guest.
@@ -178,5 +174,48 @@ impl Drop for Guest {
     fn drop(&mut self) {
         let _ = self.qemu.kill();
         let _ = self.qemu.wait();
+    }
+}
+
+/// QEMU's control socket.
+struct Qmp(BufReader<UnixStream>);
+
+impl Qmp {
+    fn connect(folder: &Path) -> Self {
+        let stream = UnixStream::connect(folder.join("qmp")).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        let mut qmp = Self(BufReader::new(stream));
+        qmp.next();
+        qmp.call(&serde_json::json!({"execute": "qmp_capabilities"}));
+        qmp
+    }
+
+    /// The next message.
+    fn next(&mut self) -> serde_json::Value {
+        let mut line = String::new();
+        self.0.read_line(&mut line).expect("QEMU says nothing");
+        serde_json::from_str(&line).unwrap()
+    }
+
+    /// Runs a command and waits for its answer; events in between are dropped.
+    fn call(&mut self, command: &serde_json::Value) {
+        writeln!(self.0.get_mut(), "{command}").unwrap();
+        loop {
+            let answer = self.next();
+            assert_eq!(answer.get("error"), None, "{command}");
+            if answer.get("return").is_some() {
+                return;
+            }
+        }
+    }
+
+    /// Waits until QEMU says that it ends, and why.
+    fn shutdown(&mut self) -> String {
+        loop {
+            let message = self.next();
+            if message["event"] == "SHUTDOWN" {
+                return message["data"]["reason"].as_str().unwrap_or_default().to_owned();
+            }
+        }
     }
 }
