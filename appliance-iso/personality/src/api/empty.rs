@@ -7,7 +7,8 @@ use axum::{
     extract::Path,
     routing::{any, get},
 };
-use bollard_stubs::models::{ContainerSummary, ImageSummary, Network, VolumeListResponse};
+use bollard_stubs::models::{ContainerSummary, ImageSummary, Network, Plugin, VolumeListResponse};
+use serde_json::{Value, json};
 
 use super::State;
 use crate::error::ApiError;
@@ -18,6 +19,8 @@ pub(super) fn routes() -> Router<Arc<State>> {
         .route("/images/json", get(async || Json(Vec::<ImageSummary>::new())))
         .route("/networks", get(async || Json(Vec::<Network>::new())))
         .route("/volumes", get(volumes))
+        .route("/plugins", get(async || Json(Vec::<Plugin>::new())))
+        .route("/system/df", get(async || Json(usage())))
         .route("/containers/{id}", any(container))
         .route("/containers/{id}/{*action}", any(container_action))
         .route("/images/{*rest}", any(image))
@@ -25,6 +28,7 @@ pub(super) fn routes() -> Router<Arc<State>> {
         .route("/networks/{id}/{action}", any(network_action))
         .route("/volumes/{name}", any(volume))
         .route("/exec/{id}/{action}", any(exec))
+        .route("/plugins/{*rest}", any(plugin))
 }
 
 async fn volumes() -> Json<VolumeListResponse> {
@@ -43,7 +47,21 @@ async fn container_action(Path((id, _)): Path<(String, String)>) -> ApiError {
 async fn image(Path(rest): Path<String>) -> ApiError {
     let actions = ["/json", "/history", "/push", "/tag", "/get"];
     let name = actions.iter().find_map(|action| rest.strip_suffix(action)).unwrap_or(&rest);
-    ApiError::NotFound(format!("No such image: {name}"))
+    // A colon before the last slash is a registry's port.
+    let tagged = name.rsplit('/').next().is_some_and(|last| last.contains(':')) || name.contains('@');
+    ApiError::NotFound(format!("No such image: {name}{}", if tagged { "" } else { ":latest" }))
+}
+
+/// A plugin's name holds slashes too.
+async fn plugin(Path(rest): Path<String>) -> ApiError {
+    let actions = ["/json", "/enable", "/disable", "/upgrade", "/push", "/set"];
+    let name = actions.iter().find_map(|action| rest.strip_suffix(action)).unwrap_or(&rest);
+    ApiError::NotFound(format!("plugin {name:?} not found"))
+}
+
+/// What `GET /system/df` says of nothing.  The published types changed their form with API 1.52; clients read this one.
+fn usage() -> Value {
+    json!({ "LayersSize": 0, "Images": [], "Containers": [], "Volumes": [], "BuildCache": [], "BuilderSize": 0 })
 }
 
 async fn network(Path(id): Path<String>) -> ApiError {

@@ -3,6 +3,7 @@
 mod empty;
 mod not_yet;
 mod system;
+mod upload;
 
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use axum::{
     response::IntoResponse,
 };
 use tower::ServiceExt;
+use upload::Upload;
 use vch_config::VchConfig;
 
 use crate::{error::ApiError, machine::Machine, version};
@@ -49,7 +51,10 @@ impl App {
     }
 
     /// Answers one request.
-    pub async fn answer(&self, mut request: Request<Body>) -> Response<Body> {
+    pub async fn answer(&self, request: Request<Body>) -> Response<Body> {
+        let (head, body) = request.into_parts();
+        let upload = Upload::new(body);
+        let mut request = Request::from_parts(head, upload.body());
         let mut response = match unversioned(request.uri()) {
             Err(error) => error.into_response(),
             Ok(uri) => {
@@ -60,6 +65,9 @@ impl App {
                 }
             }
         };
+        if response.status().is_client_error() || response.status().is_server_error() {
+            upload.throw_away().await;
+        }
         let headers = response.headers_mut();
         for (name, value) in [
             ("api-version", HeaderValue::try_from(version::NEWEST.to_string()).ok()),
@@ -149,7 +157,15 @@ mod tests {
             (Method::GET, "/containers/web/json", 404, "No such container: web"),
             (Method::POST, "/v1.44/containers/web/start", 404, "No such container: web"),
             (Method::GET, "/images/library/nginx:1/json", 404, "No such image: library/nginx:1"),
-            (Method::DELETE, "/images/nginx", 404, "No such image: nginx"),
+            (Method::DELETE, "/images/nginx", 404, "No such image: nginx:latest"),
+            (Method::GET, "/images/host:5000/a/history", 404, "No such image: host:5000/a:latest"),
+            (Method::POST, "/plugins/vieux/sshfs:1/enable", 404, "plugin \"vieux/sshfs:1\" not found"),
+            (
+                Method::DELETE,
+                "/v1.50/nodes/x",
+                501,
+                "vSphere Integrated Containers does not yet implement DELETE /nodes/{id}",
+            ),
             (Method::GET, "/volumes/data", 404, "get data: no such volume"),
             (Method::GET, "/networks/front", 404, "network front not found"),
             (
