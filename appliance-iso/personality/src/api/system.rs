@@ -4,7 +4,8 @@ use std::{collections::HashMap, sync::Arc};
 
 use axum::{Json, Router, extract::State as Shared, http::header, response::IntoResponse, routing::get};
 use bollard_stubs::models::{
-    PluginsInfo, RegistryServiceConfig, SystemInfo, SystemVersion, SystemVersionComponents, SystemVersionPlatform,
+    IndexInfo, PluginsInfo, RegistryServiceConfig, SystemInfo, SystemInfoIsolationEnum, SystemVersion,
+    SystemVersionComponents, SystemVersionPlatform,
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use vch_config::Limits;
@@ -59,7 +60,8 @@ async fn version(Shared(state): Shared<Arc<State>>) -> Json<SystemVersion> {
         os: Some("linux".to_owned()),
         arch: Some("amd64".to_owned()),
         kernel_version: Some(state.machine.kernel.clone()),
-        experimental: Some(false),
+        // Docker leaves it out when it is false.
+        experimental: None,
         build_time: Some(String::new()),
     })
 }
@@ -120,7 +122,7 @@ async fn info(Shared(state): Shared<Arc<State>>) -> Json<SystemInfo> {
         index_server_address: Some("https://index.docker.io/v1/".to_owned()),
         registry_config: Some(RegistryServiceConfig {
             insecure_registry_cidrs: Some(Vec::new()),
-            index_configs: Some(HashMap::new()),
+            index_configs: Some(HashMap::from([("docker.io".to_owned(), docker_hub())])),
             mirrors: Some(Vec::new()),
         }),
         labels: Some(Vec::new()),
@@ -129,8 +131,31 @@ async fn info(Shared(state): Shared<Arc<State>>) -> Json<SystemInfo> {
         live_restore_enabled: Some(false),
         security_options: Some(Vec::new()),
         warnings: Some(Vec::new()),
+        logging_driver: Some("json-file".to_owned()),
+        n_events_listener: Some(0),
+        nfd: open_files(),
+        os_version: Some(state.version.to_owned()),
+        http_proxy: Some(String::new()),
+        https_proxy: Some(String::new()),
+        no_proxy: Some(String::new()),
+        isolation: Some(SystemInfoIsolationEnum::EMPTY),
         ..SystemInfo::default()
     })
+}
+
+/// The registry that image names without a registry mean.
+fn docker_hub() -> IndexInfo {
+    IndexInfo {
+        name: Some("docker.io".to_owned()),
+        mirrors: Some(Vec::new()),
+        secure: Some(true),
+        official: Some(true),
+    }
+}
+
+/// How many files this process has open.
+fn open_files() -> Option<i64> {
+    i64::try_from(std::fs::read_dir("/proc/self/fd").ok()?.count()).ok()
 }
 
 /// Processors and bytes of memory: the VCH's limits, or what the endpoint VM has where there are none.
