@@ -10,24 +10,20 @@
 //! kernel with it, so an error is published and tried again, and a defect that panics starts the whole anew.
 
 mod documents;
-mod early;
-mod logger;
 mod network;
 mod power;
-mod reaper;
 mod run;
 mod service;
 mod status;
-mod system;
 
-use std::{panic, thread, time::Duration};
+use std::{thread, time::Duration};
 
-use system::System;
+use pid1::{Linux, System, console, early, survive};
 
 /// Runs PID 1; never returns.
 pub fn run() -> ! {
-    logger::install();
-    early::prepare(&system::Linux);
+    console::install("init");
+    early::prepare(&Linux);
     loop {
         survive(|| match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime.block_on(run::run()),
@@ -35,23 +31,8 @@ pub fn run() -> ! {
         });
         log::error!("starting anew");
         // Services of the life before would hold the ports of the next one's.
-        system::Linux.kill_others();
+        Linux.kill_others();
         // Returns at once when it was unparked before, which is harmless: the loop is paced, not timed.
         thread::park_timeout(Duration::from_secs(5));
-    }
-}
-
-/// Runs one life of init; a panic ends that life only.  The panic's own message is on the console already.
-fn survive(life: impl FnOnce() + panic::UnwindSafe) {
-    if panic::catch_unwind(life).is_err() {
-        log::error!("init panicked");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn a_panic_ends_one_life_and_not_pid_1() {
-        super::survive(|| panic!("a defect"));
     }
 }

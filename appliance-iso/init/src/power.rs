@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
+use pid1::{End, System};
 use tokio::{sync::watch, task::JoinSet, time::timeout};
-
-use crate::system::{End, System};
 
 /// How long all services together may take to end.  Each is killed after 10 s by its runner.
 const LIMIT: Duration = Duration::from_secs(12);

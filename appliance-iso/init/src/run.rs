@@ -3,6 +3,7 @@
 use std::{future, path::Path, time::Duration};
 
 use guestinfo::{Channel, HostRequest};
+use pid1::{End, Linux, Reaper, System, early, uptime};
 use tokio::{
     sync::{mpsc, watch},
     task::{JoinSet, spawn_blocking},
@@ -14,11 +15,9 @@ use vch_config::{
 
 use crate::{
     documents::{self, CONFIG_DIR, Documents, Keys},
-    early, network, power,
-    reaper::Reaper,
+    network, power,
     service::{PERSONALITY, Runner, Service},
     status::Board,
-    system::{self, End, Linux, System},
 };
 
 /// Pause before the configuration, or the channel, is tried again.
@@ -181,7 +180,7 @@ async fn heartbeat(keys: impl Keys) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        set(&keys, KEY_HEARTBEAT, system::uptime().as_secs().to_string()).await;
+        set(&keys, KEY_HEARTBEAT, uptime().as_secs().to_string()).await;
     }
 }
 

@@ -7,13 +7,13 @@
 
 use std::{net::IpAddr, time::Duration};
 
+use pid1::network::{Kernel, KernelLink, Settings};
 use tokio::time::sleep;
 
 use super::{
     Resolver,
     dhcp::Dhcp,
-    kernel::{Kernel, KernelLink},
-    plan::{LinkPlan, Method, Settings, leased},
+    plan::{LinkPlan, Method, leased},
 };
 use crate::status::{Board, LinkFacts};
 

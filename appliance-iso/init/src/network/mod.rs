@@ -1,7 +1,6 @@
 //! The endpoint VM's links: one task each, which names the link, brings it up and keeps its address.
 
 mod dhcp;
-mod kernel;
 mod link;
 mod plan;
 mod resolver;

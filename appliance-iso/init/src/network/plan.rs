@@ -2,57 +2,12 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use pid1::network::{Network, Route, Settings};
 use vch_config::{Addressing, Interface, Role, VchConfig};
 
 /// Metric of the default route of the public link, and of one that another link is told to have.
 const PUBLIC_METRIC: u32 = 100;
 const OTHER_METRIC: u32 = 200;
-
-/// An IPv4 network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Network {
-    pub(crate) address: Ipv4Addr,
-    pub(crate) prefix: u8,
-}
-
-impl Network {
-    /// Everything.
-    pub(crate) const ALL: Self = Self { address: Ipv4Addr::UNSPECIFIED, prefix: 0 };
-
-    fn parse(text: &str) -> Option<Self> {
-        let (address, prefix) = text.split_once('/')?;
-        let prefix = prefix.parse().ok().filter(|p| *p <= 32)?;
-        Some(Self { address: address.parse().ok()?, prefix })
-    }
-
-    /// The network's own address: host bits cleared, as a route wants it.
-    pub(crate) fn base(self) -> Ipv4Addr {
-        let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0);
-        Ipv4Addr::from(u32::from(self.address) & mask)
-    }
-}
-
-impl std::fmt::Display for Network {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.address, self.prefix)
-    }
-}
-
-/// A route through a gateway.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Route {
-    pub(crate) destination: Network,
-    pub(crate) gateway: Ipv4Addr,
-    pub(crate) metric: u32,
-}
-
-/// What a link gets, from its configuration or from DHCP.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Settings {
-    pub(crate) address: Network,
-    pub(crate) routes: Vec<Route>,
-    pub(crate) dns: Vec<Ipv4Addr>,
-}
 
 /// How a link gets its settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,8 +103,6 @@ pub(crate) fn leased(lease: &mozim::DhcpV4Lease, default_route: bool) -> Setting
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
     use crate::documents::tests::config;
 
@@ -221,14 +174,5 @@ mod tests {
         assert_eq!(leased(&lease, true).routes.len(), 1);
         assert_eq!(leased(&lease, false).routes, []);
         assert_eq!(leased(&lease, true).address.to_string(), "10.0.2.15/24");
-    }
-
-    proptest! {
-        #[test]
-        fn a_networks_base_is_within_it(bits: u32, prefix in 0_u8..=32) {
-            let network = Network { address: bits.into(), prefix };
-            prop_assert_eq!(Network { address: network.base(), prefix }.base(), network.base());
-            prop_assert_eq!(Network::parse(&network.to_string()), Some(network));
-        }
     }
 }

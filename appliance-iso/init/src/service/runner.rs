@@ -11,6 +11,7 @@ use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
 };
+use pid1::{Ending, Reaper};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::UnixStream,
@@ -20,7 +21,7 @@ use tokio::{
 use vch_config::{ServiceState, ServiceStatus};
 
 use super::{policy::Policy, words::LastWords};
-use crate::{reaper::Reaper, status::Board};
+use crate::status::Board;
 
 /// Pause between two looks at whether a service answers: while it starts, and afterwards.
 const PROBE_STARTING: Duration = Duration::from_millis(50);
@@ -111,11 +112,11 @@ impl Runner {
                     Ok(Some(line)) => {
                         let line = String::from_utf8_lossy(&line);
                         words.push(&line);
-                        crate::logger::line(&format!("{}: {line}", self.service.name));
+                        pid1::console::line(&format!("{}: {line}", self.service.name));
                     }
                     _ => silent = true,
                 },
-                ending = &mut ended => return ending.unwrap_or_else(|_| "ended".to_owned()),
+                ending = &mut ended => return in_words(ending.ok()),
                 () = told_to(&mut self.stop) => return stop(pid, &mut ended).await,
                 () = &mut probe => {}
             }
@@ -123,7 +124,7 @@ impl Runner {
     }
 
     /// Starts the process in a group of its own, its output going to the returned stream.
-    fn start(&self) -> std::io::Result<(Pid, tokio::sync::oneshot::Receiver<String>, UnixStream)> {
+    fn start(&self) -> std::io::Result<(Pid, tokio::sync::oneshot::Receiver<Ending>, UnixStream)> {
         let (program, arguments) =
             self.service.command.split_first().ok_or_else(|| std::io::Error::other("it has no command"))?;
         let (ours, theirs) = StdUnixStream::pair()?;
@@ -143,6 +144,11 @@ impl Runner {
     }
 }
 
+/// How a process ended; nothing is known only while init itself ends.
+fn in_words(ending: Option<Ending>) -> String {
+    ending.map_or_else(|| "ended".to_owned(), |ending| ending.to_string())
+}
+
 /// Waits until services must stop.
 async fn told_to(stop: &mut watch::Receiver<bool>) {
     // An error means that init itself ends, which stops everything.
@@ -150,13 +156,13 @@ async fn told_to(stop: &mut watch::Receiver<bool>) {
 }
 
 /// Ends the process group: politely, then for good.
-async fn stop(pid: Pid, ended: &mut tokio::sync::oneshot::Receiver<String>) -> String {
+async fn stop(pid: Pid, ended: &mut tokio::sync::oneshot::Receiver<Ending>) -> String {
     let _ = killpg(pid, Signal::SIGTERM);
     if let Ok(ending) = timeout(STOP_LIMIT, &mut *ended).await {
-        return ending.unwrap_or_default();
+        return in_words(ending.ok());
     }
     let _ = killpg(pid, Signal::SIGKILL);
-    ended.await.unwrap_or_default()
+    in_words(ended.await.ok())
 }
 
 /// Looks again and again whether the service answers; never returns.

@@ -14,7 +14,7 @@ use nix::{
 
 /// How the machine is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum End {
+pub enum End {
     /// Power off.
     PowerOff,
     /// Start again.
@@ -22,24 +22,39 @@ pub(crate) enum End {
 }
 
 /// What PID 1 asks of the kernel.
-pub(crate) trait System {
+pub trait System {
     /// Mounts a file system that needs no device.
+    ///
+    /// # Errors
+    /// What the kernel says.
     fn mount(&self, kind: &str, at: &Path, flags: MsFlags, data: &str) -> std::io::Result<()>;
     /// Loads the kernel module in `file`; one that is loaded already is no error.
+    ///
+    /// # Errors
+    /// What the kernel says.
     fn load_module(&self, file: &Path) -> std::io::Result<()>;
     /// Sets the host name.
+    ///
+    /// # Errors
+    /// What the kernel says.
     fn set_host_name(&self, name: &str) -> std::io::Result<()>;
     /// Makes the three-finger salute a signal instead of an instant reboot.
+    ///
+    /// # Errors
+    /// What the kernel says.
     fn disable_reset_keys(&self) -> std::io::Result<()>;
     /// Kills every other process.
     fn kill_others(&self);
     /// Kills what is left, writes out what is cached, and ends the machine.
+    ///
+    /// # Errors
+    /// What the kernel says.
     fn end(&self, end: End) -> std::io::Result<()>;
 }
 
 /// The real kernel.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Linux;
+pub struct Linux;
 
 impl System for Linux {
     fn mount(&self, kind: &str, at: &Path, flags: MsFlags, data: &str) -> std::io::Result<()> {
@@ -85,6 +100,6 @@ impl System for Linux {
 }
 
 /// Time since the kernel started.
-pub(crate) fn uptime() -> Duration {
+pub fn uptime() -> Duration {
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Into::into)
 }

@@ -7,7 +7,7 @@ use std::{
 
 use nix::mount::MsFlags;
 
-use crate::system::System;
+use crate::System;
 
 /// Modules to load first, and those that may come once services answer; the image builder writes both lists.
 const MODULES: &str = "/etc/vic/modules";
@@ -24,7 +24,7 @@ const MOUNTS: [(&str, &str, &str); 6] = [
 ];
 
 /// Mounts, and loads the first modules.  What fails is logged: the configuration may still be read and a status published.
-pub(crate) fn prepare(system: &impl System) {
+pub fn prepare(system: &impl System) {
     for (kind, at, data) in MOUNTS {
         let at = Path::new(at);
         let _ = std::fs::create_dir_all(at);
@@ -60,7 +60,7 @@ fn seed() {
 }
 
 /// Loads the modules that may come later.
-pub(crate) fn load_late_modules(system: &impl System) {
+pub fn load_late_modules(system: &impl System) {
     load_modules(system, Path::new(LATE_MODULES));
 }
 
@@ -84,7 +84,7 @@ mod tests {
     use std::cell::RefCell;
 
     use super::*;
-    use crate::system::End;
+    use crate::End;
 
     #[derive(Default)]
     struct Recorder {

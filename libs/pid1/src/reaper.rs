@@ -4,13 +4,16 @@
 
 use std::{
     collections::HashMap,
-    io,
+    fmt, io,
     process::Command,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use nix::{
-    sys::wait::{WaitPidFlag, WaitStatus, waitpid},
+    sys::{
+        signal::Signal,
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
     unistd::Pid,
 };
 use tokio::{
@@ -18,12 +21,28 @@ use tokio::{
     sync::oneshot,
 };
 
-/// How a child ended, in words for a log: `exited with code 1`, `was killed by SIGKILL`.
-pub(crate) type Ending = String;
+/// How a child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// By itself, with this code.
+    Exited(i32),
+    /// By a signal.
+    Killed(Signal),
+}
+
+impl fmt::Display for Ending {
+    /// In words for a log: `exited with code 1`, `was killed by SIGKILL`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited(code) => write!(f, "exited with code {code}"),
+            Self::Killed(signal) => write!(f, "was killed by {signal}"),
+        }
+    }
+}
 
 /// Starts and reaps children; clones share the children.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Reaper {
+pub struct Reaper {
     // Held while a child is started and recorded, and while ended ones are looked up, so that no ending comes before its
     // record.  Never held over an await.
     children: Arc<Mutex<HashMap<Pid, oneshot::Sender<Ending>>>>,
@@ -31,7 +50,10 @@ pub(crate) struct Reaper {
 
 impl Reaper {
     /// Starts `command`; the receiver yields how it ended.
-    pub(crate) fn spawn(&self, command: &mut Command) -> io::Result<(Pid, oneshot::Receiver<Ending>)> {
+    ///
+    /// # Errors
+    /// What the system says: [`io::ErrorKind::NotFound`] when there is no such program.
+    pub fn spawn(&self, command: &mut Command) -> io::Result<(Pid, oneshot::Receiver<Ending>)> {
         let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
         // Dropping the handle neither kills nor waits: reaping is done here.
         let child = command.spawn()?;
@@ -42,7 +64,7 @@ impl Reaper {
     }
 
     /// Reaps for ever.
-    pub(crate) async fn run(self) {
+    pub async fn run(self) {
         let mut signals = match signal(SignalKind::child()) {
             Ok(signals) => signals,
             Err(error) => return log::error!("cannot watch for ended processes: {error}"),
@@ -58,8 +80,8 @@ impl Reaper {
         let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             let (pid, ending) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, code)) => (pid, format!("exited with code {code}")),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, format!("was killed by {signal}")),
+                Ok(WaitStatus::Exited(pid, code)) => (pid, Ending::Exited(code)),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, Ending::Killed(signal)),
                 // Nobody else has ended, or there are no children at all: both normal.
                 Ok(WaitStatus::StillAlive) | Err(nix::Error::ECHILD) => return,
                 Err(nix::Error::EINTR) | Ok(_) => continue,
@@ -85,8 +107,8 @@ mod tests {
         Command::new("true").spawn().unwrap();
         let (_, three) = reaper.spawn(Command::new("sh").args(["-c", "exit 3"])).unwrap();
         let (_, killed) = reaper.spawn(Command::new("sh").args(["-c", "kill -9 $$"])).unwrap();
-        assert_eq!(three.await.unwrap(), "exited with code 3");
-        assert_eq!(killed.await.unwrap(), "was killed by SIGKILL");
+        assert_eq!(three.await.unwrap().to_string(), "exited with code 3");
+        assert_eq!(killed.await.unwrap().to_string(), "was killed by SIGKILL");
         assert!(reaper.children.lock().unwrap().is_empty());
     }
 }

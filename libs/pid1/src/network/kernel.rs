@@ -12,31 +12,39 @@ use rtnetlink::{
     },
 };
 
-use super::plan::{Network, Settings};
+use super::{Network, Settings};
 
 /// The kernel's network configuration.
 #[derive(Debug, Clone)]
-pub(crate) struct Kernel(Handle);
+pub struct Kernel(Handle);
 
 /// A link as the kernel shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct KernelLink {
-    pub(crate) index: u32,
-    pub(crate) name: String,
+pub struct KernelLink {
+    /// Its number.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
     /// The other side is there: frames can be sent.
-    pub(crate) carrier: bool,
+    pub carrier: bool,
 }
 
 impl Kernel {
     /// Connects; to be called within the event loop.
-    pub(crate) fn connect() -> std::io::Result<Self> {
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn connect() -> std::io::Result<Self> {
         let (connection, handle, _) = rtnetlink::new_connection()?;
         tokio::spawn(connection);
         Ok(Self(handle))
     }
 
     /// The link with this MAC address (lower case).
-    pub(crate) async fn find(&self, mac: &str) -> Result<Option<KernelLink>, rtnetlink::Error> {
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub async fn find(&self, mac: &str) -> Result<Option<KernelLink>, rtnetlink::Error> {
         let mut links = self.0.link().get().execute();
         while let Some(link) = links.try_next().await? {
             let (mut found, mut name) = (false, String::new());
@@ -59,7 +67,10 @@ impl Kernel {
     }
 
     /// Gives a link, which must be down, its name, and brings it up.
-    pub(crate) async fn rename_and_raise(&self, link: &KernelLink, name: &str) -> Result<(), rtnetlink::Error> {
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub async fn rename_and_raise(&self, link: &KernelLink, name: &str) -> Result<(), rtnetlink::Error> {
         if link.name != name {
             let named = LinkUnspec::new_with_index(link.index).name(name.to_owned()).build();
             self.0.link().set(named).execute().await?;
@@ -68,12 +79,18 @@ impl Kernel {
     }
 
     /// Brings a link up.
-    pub(crate) async fn raise(&self, index: u32) -> Result<(), rtnetlink::Error> {
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub async fn raise(&self, index: u32) -> Result<(), rtnetlink::Error> {
         self.0.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await
     }
 
     /// Makes `settings` what the link has: adds its address and routes, and removes other IPv4 addresses.
-    pub(crate) async fn apply(&self, index: u32, settings: &Settings) -> Result<(), rtnetlink::Error> {
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub async fn apply(&self, index: u32, settings: &Settings) -> Result<(), rtnetlink::Error> {
         let Network { address, prefix } = settings.address;
         // `replace`: applying the same settings again (a renewed lease) changes nothing.
         self.0.address().add(index, IpAddr::V4(address), prefix).replace().execute().await?;
