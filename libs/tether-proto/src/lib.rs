@@ -1,0 +1,24 @@
+//! The contract between a containerVM and who made it: what tether is told, and what it tells.
+//!
+//! Pure data, no I/O.
+//!
+//! | where | what | written by |
+//! | --- | --- | --- |
+//! | extraConfig [`KEY_CONTAINER`] | [`Container`] | who makes the VM |
+//! | extraConfig [`KEY_EXIT`] | [`Run`] | tether |
+//! | the second serial port | [`record`]s of the process's output | tether |
+//!
+//! Compatibility is that of [`vch_config`]: unknown fields are ignored, a newer schema is refused.
+
+mod container;
+pub mod record;
+mod run;
+
+pub use container::*;
+pub use run::*;
+pub use vch_config::Document;
+
+/// Key of the [`Container`] document.
+pub const KEY_CONTAINER: &str = "guestinfo.vic.container";
+/// Key of the [`Run`] document.
+pub const KEY_EXIT: &str = "guestinfo.vic.exit";
