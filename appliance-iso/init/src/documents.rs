@@ -7,28 +7,11 @@ use std::{
     path::Path,
 };
 
+use guestinfo::Keys;
 use vch_config::{Document, KEY_CONFIG, KEY_SECRETS, VchConfig, VchSecrets};
 
 /// Where services find the documents.
 pub(crate) const CONFIG_DIR: &str = "/run/vic";
-
-/// The guest's keys: what init needs of [`guestinfo::Channel`].
-pub(crate) trait Keys: Clone + Send + Sync + 'static {
-    /// Reads a key.
-    fn get(&self, key: &str) -> Result<Option<String>, guestinfo::Error>;
-    /// Writes a key.
-    fn set(&self, key: &str, value: &str) -> Result<(), guestinfo::Error>;
-}
-
-impl Keys for guestinfo::Channel {
-    fn get(&self, key: &str) -> Result<Option<String>, guestinfo::Error> {
-        Self::get(self, key)
-    }
-
-    fn set(&self, key: &str, value: &str) -> Result<(), guestinfo::Error> {
-        Self::set(self, key, value)
-    }
-}
 
 /// Both documents, valid.
 #[derive(Debug, Clone, PartialEq)]

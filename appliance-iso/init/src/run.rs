@@ -2,7 +2,7 @@
 
 use std::{future, path::Path, time::Duration};
 
-use guestinfo::{Channel, HostRequest};
+use guestinfo::{Channel, HostRequest, Keys};
 use pid1::{End, Linux, Reaper, System, early, uptime};
 use tokio::{
     sync::{mpsc, watch},
@@ -14,7 +14,7 @@ use vch_config::{
 };
 
 use crate::{
-    documents::{self, CONFIG_DIR, Documents, Keys},
+    documents::{self, CONFIG_DIR, Documents},
     network, power,
     service::{PERSONALITY, Runner, Service},
     status::Board,

@@ -9,10 +9,12 @@
 
 pub mod backdoor;
 mod channel;
+mod keys;
 mod serial;
 pub mod tclo;
 pub mod wire;
 
 pub use channel::{Carrier, Channel, Error, Options, SERIAL_PATH, Selection};
-pub use serial::{Serial, Timing};
+pub use keys::Keys;
+pub use serial::{Serial, Timing, open as open_serial};
 pub use tclo::HostRequest;

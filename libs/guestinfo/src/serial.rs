@@ -54,8 +54,11 @@ pub struct Serial {
     timing: Timing,
 }
 
-/// Opens the port for reading and writing, in raw mode if it is a terminal.
-pub(crate) fn open(path: &Path) -> Result<(File, File), Error> {
+/// Opens a serial port for reading and writing, in raw mode if it is a terminal.
+///
+/// # Errors
+/// [`Error::Open`].
+pub fn open(path: &Path) -> Result<(File, File), Error> {
     let attempt = || -> std::io::Result<(File, File)> {
         use std::os::unix::fs::OpenOptionsExt;
         let port = File::options().read(true).write(true).custom_flags(OFlag::O_NOCTTY.bits()).open(path)?;

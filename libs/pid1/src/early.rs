@@ -32,7 +32,7 @@ pub fn prepare(system: &impl System) {
         if !kind.starts_with("dev") {
             flags |= MsFlags::MS_NODEV;
         }
-        match system.mount(kind, at, flags, data) {
+        match system.mount(kind, kind, at, flags, data) {
             Ok(()) => {}
             // Mounted already: by the kernel, or by us before a panic.
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
@@ -92,7 +92,7 @@ mod tests {
     }
 
     impl System for Recorder {
-        fn mount(&self, _: &str, _: &Path, _: MsFlags, _: &str) -> std::io::Result<()> {
+        fn mount(&self, _: &str, _: &str, _: &Path, _: MsFlags, _: &str) -> std::io::Result<()> {
             Ok(())
         }
         fn load_module(&self, file: &Path) -> std::io::Result<()> {
@@ -103,6 +103,9 @@ mod tests {
             Ok(())
         }
         fn disable_reset_keys(&self) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn unmount(&self, _: &Path) -> std::io::Result<()> {
             Ok(())
         }
         fn kill_others(&self) {}

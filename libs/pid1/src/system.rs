@@ -4,7 +4,7 @@ use std::{ffi::CString, fs::File, path::Path, time::Duration};
 
 use nix::{
     kmod::{ModuleInitFlags, finit_module},
-    mount::{MsFlags, mount},
+    mount::{MntFlags, MsFlags, mount, umount2},
     sys::{
         reboot::{RebootMode, reboot, set_cad_enabled},
         signal::{Signal, kill},
@@ -23,11 +23,11 @@ pub enum End {
 
 /// What PID 1 asks of the kernel.
 pub trait System {
-    /// Mounts a file system that needs no device.
+    /// Mounts `source` (a device, a folder to bind, or any word where the kind needs none).
     ///
     /// # Errors
     /// What the kernel says.
-    fn mount(&self, kind: &str, at: &Path, flags: MsFlags, data: &str) -> std::io::Result<()>;
+    fn mount(&self, source: &str, kind: &str, at: &Path, flags: MsFlags, data: &str) -> std::io::Result<()>;
     /// Loads the kernel module in `file`; one that is loaded already is no error.
     ///
     /// # Errors
@@ -43,6 +43,11 @@ pub trait System {
     /// # Errors
     /// What the kernel says.
     fn disable_reset_keys(&self) -> std::io::Result<()>;
+    /// Unmounts what is mounted at `at`.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    fn unmount(&self, at: &Path) -> std::io::Result<()>;
     /// Kills every other process.
     fn kill_others(&self);
     /// Kills what is left, writes out what is cached, and ends the machine.
@@ -57,8 +62,8 @@ pub trait System {
 pub struct Linux;
 
 impl System for Linux {
-    fn mount(&self, kind: &str, at: &Path, flags: MsFlags, data: &str) -> std::io::Result<()> {
-        mount(Some(kind), at, Some(kind), flags, Some(data)).map_err(Into::into)
+    fn mount(&self, source: &str, kind: &str, at: &Path, flags: MsFlags, data: &str) -> std::io::Result<()> {
+        mount(Some(source), at, Some(kind), flags, Some(data)).map_err(Into::into)
     }
 
     fn load_module(&self, file: &Path) -> std::io::Result<()> {
@@ -75,6 +80,10 @@ impl System for Linux {
 
     fn disable_reset_keys(&self) -> std::io::Result<()> {
         set_cad_enabled(false).map_err(Into::into)
+    }
+
+    fn unmount(&self, at: &Path) -> std::io::Result<()> {
+        umount2(at, MntFlags::empty()).map_err(Into::into)
     }
 
     fn kill_others(&self) {

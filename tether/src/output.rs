@@ -1,0 +1,76 @@
+//! Carries the process's output, record by record, to the serial port that ends in a file.
+
+use std::{
+    fs::File,
+    io::{Read, Write},
+    sync::mpsc::{SyncSender, sync_channel},
+    thread,
+    time::{Duration, SystemTime},
+};
+
+use tether_proto::record::{self, MAX_BYTES, Stream};
+use tokio::{sync::oneshot, time::timeout};
+
+/// So many records wait for the port; then the process waits, as it does with Docker.
+const WAITING: usize = 64;
+/// How long output may take to arrive once every process is gone: the port may be slow.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// The output's way out.  Each stream has a thread that reads it, and one more writes: a slow port holds up nobody else.
+#[derive(Debug)]
+pub(crate) struct Output {
+    sender: SyncSender<Vec<u8>>,
+    written: oneshot::Receiver<()>,
+}
+
+/// Nanoseconds since 1970.
+pub(crate) fn now_ns() -> u64 {
+    SystemTime::UNIX_EPOCH.elapsed().map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+}
+
+impl Output {
+    /// Output that goes to `port`.
+    pub(crate) fn to(mut port: File) -> Self {
+        let (sender, records) = sync_channel::<Vec<u8>>(WAITING);
+        let (done, written) = oneshot::channel();
+        thread::spawn(move || {
+            for record in records {
+                if let Err(error) = port.write_all(&record) {
+                    log::error!("cannot write the container's output: {error}");
+                }
+            }
+            // A port of a real machine has bytes under way; ENOTTY where it is a file.
+            let _ = nix::sys::termios::tcdrain(&port);
+            let _ = done.send(());
+        });
+        Self { sender, written }
+    }
+
+    /// Reads `source` until its end.
+    pub(crate) fn carry(&self, stream: Stream, mut source: File) {
+        let sender = self.sender.clone();
+        thread::spawn(move || {
+            let mut bytes = vec![0; MAX_BYTES];
+            loop {
+                match source.read(&mut bytes) {
+                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                    // A terminal ends with EIO.
+                    Ok(0) | Err(_) => return,
+                    Ok(count) => {
+                        if sender.send(record::encode(stream, now_ns(), &bytes[..count])).is_err() {
+                            return;
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    /// Waits until all streams have ended and everything is written.
+    pub(crate) async fn finish(self) {
+        drop(self.sender);
+        if timeout(LIMIT, self.written).await.is_err() {
+            log::error!("the container's output is not complete: its port takes no more");
+        }
+    }
+}

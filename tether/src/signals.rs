@@ -1,0 +1,80 @@
+//! Signals and limits by Docker's names.
+
+use std::str::FromStr;
+
+use nix::sys::signal::Signal;
+
+/// The number of a signal: `SIGTERM`, `TERM`, `15`, `SIGRTMIN+3`.
+pub(crate) fn number(text: &str) -> Option<i32> {
+    let text = text.trim().to_ascii_uppercase();
+    if let Ok(number) = text.parse::<i32>() {
+        return (1..=libc::SIGRTMAX()).contains(&number).then_some(number);
+    }
+    let name = text.strip_prefix("SIG").unwrap_or(&text);
+    if let Ok(signal) = Signal::from_str(&format!("SIG{name}")) {
+        return Some(signal as i32);
+    }
+    let offset = |rest: &str, sign: char| if rest.is_empty() { Some(0) } else { rest.strip_prefix(sign)?.parse().ok() };
+    let number = if let Some(rest) = name.strip_prefix("RTMIN") {
+        libc::SIGRTMIN().checked_add(offset(rest, '+')?)?
+    } else {
+        libc::SIGRTMAX().checked_sub(offset(name.strip_prefix("RTMAX")?, '-')?)?
+    };
+    (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&number).then_some(number)
+}
+
+/// The kernel's number of a limit by Docker's name.
+pub(crate) fn limit(name: &str) -> Option<libc::__rlimit_resource_t> {
+    Some(match name {
+        "core" => libc::RLIMIT_CORE,
+        "cpu" => libc::RLIMIT_CPU,
+        "data" => libc::RLIMIT_DATA,
+        "fsize" => libc::RLIMIT_FSIZE,
+        "locks" => libc::RLIMIT_LOCKS,
+        "memlock" => libc::RLIMIT_MEMLOCK,
+        "msgqueue" => libc::RLIMIT_MSGQUEUE,
+        "nice" => libc::RLIMIT_NICE,
+        "nofile" => libc::RLIMIT_NOFILE,
+        "nproc" => libc::RLIMIT_NPROC,
+        "rss" => libc::RLIMIT_RSS,
+        "rtprio" => libc::RLIMIT_RTPRIO,
+        "rttime" => libc::RLIMIT_RTTIME,
+        "sigpending" => libc::RLIMIT_SIGPENDING,
+        "stack" => libc::RLIMIT_STACK,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn signals_have_names_and_numbers() {
+        for (text, expected) in [
+            ("SIGTERM", Some(15)),
+            ("quit", Some(3)),
+            ("9", Some(9)),
+            ("SIGRTMIN+3", Some(libc::SIGRTMIN() + 3)),
+            ("RTMAX-1", Some(libc::SIGRTMAX() - 1)),
+            ("SIGRTMIN", Some(libc::SIGRTMIN())),
+            ("SIGRTMIN-1", None),
+            ("SIGRTMIN+99", None),
+            ("0", None),
+            ("SIGNONE", None),
+            ("", None),
+        ] {
+            assert_eq!(number(text), expected, "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in "\\PC{0,12}") {
+            let _ = number(&text);
+            let _ = number(&format!("RTMIN{text}"));
+        }
+    }
+}

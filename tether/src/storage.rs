@@ -1,0 +1,214 @@
+//! The container's file systems: its disks, found by their place on the controller, and what is mounted where.
+
+use std::{path::PathBuf, time::Duration};
+
+use nix::mount::MsFlags;
+use pid1::System;
+use tether_proto::{Container, Disk};
+use tokio::time::{Instant, sleep};
+
+use crate::scoped;
+
+/// How long a disk may take to appear: it may be attached after the boot.
+const DISK_LIMIT: Duration = Duration::from_secs(30);
+/// Pause between two looks for it.
+const DISK_LOOK: Duration = Duration::from_millis(20);
+/// Size of /dev/shm when the container names none: Docker's.
+const SHM_BYTES: u64 = 64 << 20;
+
+/// Where things are: the real places, or a test's.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// The container's root file system.
+    pub root: PathBuf,
+    /// sysfs.
+    pub sys: PathBuf,
+    /// Devices.
+    pub dev: PathBuf,
+    /// Files that are laid over the image's.
+    pub own: PathBuf,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self { root: "/mnt/root".into(), sys: "/sys".into(), dev: "/dev".into(), own: "/run/tether".into() }
+    }
+}
+
+/// A mount below the container's root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Mount {
+    source: String,
+    kind: String,
+    /// Path in the container.
+    at: String,
+    flags: MsFlags,
+    data: String,
+}
+
+/// The kernel's own file systems, as Docker mounts them.
+fn kernels(container: &Container) -> Vec<Mount> {
+    let safe = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_NODEV;
+    let shm = if container.shm_bytes == 0 { SHM_BYTES } else { container.shm_bytes };
+    [
+        ("proc", "/proc", safe, String::new()),
+        ("sysfs", "/sys", safe, String::new()),
+        ("devtmpfs", "/dev", MsFlags::MS_NOSUID, "mode=0755".to_owned()),
+        ("devpts", "/dev/pts", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, "mode=0620,ptmxmode=0666,gid=5".to_owned()),
+        ("tmpfs", "/dev/shm", safe, format!("mode=1777,size={shm}")),
+        ("mqueue", "/dev/mqueue", safe, String::new()),
+    ]
+    .map(|(kind, at, flags, data)| Mount { source: kind.into(), kind: kind.into(), at: at.into(), flags, data })
+    .into()
+}
+
+/// The disk's device once it is there.
+async fn device(disk: &Disk, places: &Places) -> Result<PathBuf, String> {
+    let start = Instant::now();
+    loop {
+        if let Some(device) = find(disk.unit, places).filter(|device| device.exists()) {
+            return Ok(device);
+        }
+        if start.elapsed() > DISK_LIMIT {
+            return Err(format!("the disk at unit {} of the VM's SCSI controller is not there", disk.unit));
+        }
+        sleep(DISK_LOOK).await;
+    }
+}
+
+/// The block device whose SCSI address (host:channel:target:lun) has the unit as its target.
+fn find(unit: u32, places: &Places) -> Option<PathBuf> {
+    let mut found: Vec<_> = std::fs::read_dir(places.sys.join("block"))
+        .ok()?
+        .flatten()
+        // Disks: a CD drive has a controller and an address too.
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("sd"))
+        .filter_map(|entry| {
+            let address = std::fs::read_link(entry.path().join("device")).ok()?;
+            let address: Vec<u32> =
+                address.file_name()?.to_str()?.split(':').map_while(|number| number.parse().ok()).collect();
+            let [host, 0, target, 0] = address.as_slice() else { return None };
+            (*target == unit).then(|| (*host, places.dev.join(entry.file_name())))
+        })
+        .collect();
+    // The first controller, where there are several.
+    found.sort_unstable();
+    Some(found.into_iter().next()?.1)
+}
+
+fn file_system(disk: &Disk) -> &str {
+    if disk.file_system.is_empty() { "ext4" } else { &disk.file_system }
+}
+
+/// Mounts everything: root, the kernel's file systems, volumes, file systems in memory.
+///
+/// # Errors
+/// A sentence that names what cannot be mounted.
+pub(crate) async fn mount_all(system: &impl System, container: &Container, places: &Places) -> Result<(), String> {
+    let read_only = |wanted: bool| if wanted { MsFlags::MS_RDONLY } else { MsFlags::empty() };
+    let root = device(&container.root, places).await?;
+    let _ = std::fs::create_dir_all(&places.root);
+    let name = root.display().to_string();
+    system
+        .mount(&name, file_system(&container.root), &places.root, read_only(container.root_read_only), "")
+        .map_err(|e| format!("cannot mount the container's root file system {name}: {e}"))?;
+    for mount in kernels(container) {
+        match below(system, &mount, places) {
+            // A kernel that is built without it.
+            Err(error) if mount.kind == "mqueue" => log::warn!("{error}"),
+            other => other?,
+        }
+    }
+    for volume in &container.volumes {
+        let device = device(&volume.disk, places).await?;
+        let mount = Mount {
+            source: device.display().to_string(),
+            kind: file_system(&volume.disk).to_owned(),
+            at: volume.at.clone(),
+            flags: read_only(volume.read_only),
+            data: String::new(),
+        };
+        below(system, &mount, places)?;
+    }
+    for tmpfs in &container.tmpfs {
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        let (source, kind) = ("tmpfs".to_owned(), "tmpfs".to_owned());
+        below(system, &Mount { source, kind, at: tmpfs.at.clone(), flags, data: tmpfs.options.clone() }, places)?;
+    }
+    Ok(())
+}
+
+/// Mounts below the container's root, which may have links on the way.
+fn below(system: &impl System, mount: &Mount, places: &Places) -> Result<(), String> {
+    let failed = |e: std::io::Error| format!("cannot mount {} at {} of the container: {e}", mount.source, mount.at);
+    let at = scoped::resolve(&places.root, &mount.at).map_err(failed)?;
+    match std::fs::create_dir_all(&at) {
+        Ok(()) => {}
+        // On a read-only root the folder must be there, which the mount itself will tell.
+        Err(error) if error.raw_os_error() == Some(libc::EROFS) => {}
+        Err(error) => return Err(failed(error)),
+    }
+    system.mount(&mount.source, &mount.kind, &at, mount.flags, &mount.data).map_err(failed)
+}
+
+/// Lays a file over one of the image's: neither the image nor a commit of the container sees it.
+pub(crate) fn lay_over(system: &impl System, at: &str, text: &str, places: &Places) -> Result<(), String> {
+    let failed = |e: std::io::Error| format!("cannot lay {at} over the image's: {e}");
+    std::fs::create_dir_all(&places.own).map_err(failed)?;
+    let file = places.own.join(at.rsplit('/').next().unwrap_or_default());
+    std::fs::write(&file, text).map_err(failed)?;
+    let target = scoped::resolve(&places.root, at).map_err(failed)?;
+    if !target.exists() {
+        let made = target
+            .parent()
+            .map_or(Ok(()), std::fs::create_dir_all)
+            .and_then(|()| std::fs::File::create(&target).map(drop));
+        match made {
+            Err(error) if error.raw_os_error() == Some(libc::EROFS) => {
+                log::warn!("the image has no {at}, and its file system is read-only");
+                return Ok(());
+            }
+            other => other.map_err(failed)?,
+        }
+    }
+    system.mount(&file.display().to_string(), "", &target, MsFlags::MS_BIND, "").map_err(failed)
+}
+
+/// Unmounts what holds the container's data, the root last, so that its file systems are clean.
+pub(crate) fn unmount_disks(system: &impl System, container: &Container, places: &Places) {
+    let overlaid = ["/etc/resolv.conf", "/etc/hosts", "/etc/hostname"].map(str::to_owned);
+    let in_memory = container.tmpfs.iter().rev().map(|tmpfs| tmpfs.at.clone());
+    let volumes = container.volumes.iter().rev().map(|volume| volume.at.clone());
+    let kernels = kernels(container).into_iter().rev().map(|mount| mount.at);
+    for at in overlaid.into_iter().chain(in_memory).chain(volumes).chain(kernels).chain(["/".to_owned()]) {
+        let Ok(place) = scoped::resolve(&places.root, &at) else { continue };
+        match system.unmount(&place) {
+            Ok(()) => {}
+            // It was never mounted: what failed before is told elsewhere.
+            Err(error) if [Some(libc::EINVAL), Some(libc::ENOENT)].contains(&error.raw_os_error()) => {}
+            Err(error) => log::warn!("cannot unmount {at} of the container: {error}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_disk_is_found_by_its_place_on_the_first_controller() {
+        let folder = tempfile::tempdir().unwrap();
+        let places = Places { sys: folder.path().join("sys"), dev: "/dev".into(), ..Places::default() };
+        for (name, address) in [("sda", "2:0:1:0"), ("sdb", "2:0:0:0"), ("sdc", "3:0:0:0"), ("sr0", "1:0:0:0")] {
+            let block = places.sys.join("block").join(name);
+            std::fs::create_dir_all(&block).unwrap();
+            symlink(format!("../../../{address}"), block.join("device")).unwrap();
+        }
+        std::fs::create_dir_all(places.sys.join("block/loop0")).unwrap();
+        assert_eq!(find(1, &places), Some("/dev/sda".into()));
+        assert_eq!(find(0, &places), Some("/dev/sdb".into()));
+        assert_eq!(find(7, &places), None);
+    }
+}

@@ -1,0 +1,331 @@
+//! Runs of a container in a scratch root, as whoever runs the tests: the kernel's part is played by a recorder, the process is
+//! real.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says how it fails by panicking")]
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use guestinfo::{HostRequest, Keys};
+use nix::mount::MsFlags;
+use pid1::{End, Reaper, System};
+use tempfile::TempDir;
+use tether::{Confinement, Guest, Links, Places};
+use tether_proto::{
+    Container, Disk, Document, Interface, KEY_EXIT, Process, Rlimit, Run, State, Tmpfs, Volume,
+    record::{Reader, Record, Stream},
+};
+use tokio::{sync::mpsc, time::timeout};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// The kernel: it does nothing and remembers what it was asked.
+#[derive(Debug, Clone, Default)]
+struct Recorder {
+    asked: Arc<Mutex<Vec<String>>>,
+    /// A mount at a place that ends so fails.
+    refuses: Option<&'static str>,
+}
+
+impl Recorder {
+    fn note(&self, text: String) {
+        self.asked.lock().unwrap().push(text);
+    }
+}
+
+impl System for Recorder {
+    fn mount(&self, source: &str, kind: &str, at: &Path, flags: MsFlags, data: &str) -> io::Result<()> {
+        if self.refuses.is_some_and(|end| at.ends_with(end)) {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        let read_only = if flags.contains(MsFlags::MS_RDONLY) { " read-only" } else { "" };
+        self.note(format!("mount {source} {kind} {} {data}{read_only}", at.display()));
+        Ok(())
+    }
+    fn load_module(&self, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+    fn set_host_name(&self, name: &str) -> io::Result<()> {
+        self.note(format!("host name {name}"));
+        Ok(())
+    }
+    fn disable_reset_keys(&self) -> io::Result<()> {
+        Ok(())
+    }
+    fn unmount(&self, at: &Path) -> io::Result<()> {
+        self.note(format!("unmount {}", at.display()));
+        Ok(())
+    }
+    fn kill_others(&self) {}
+    fn end(&self, _: End) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[derive(Debug, Clone, Default)]
+struct Memory {
+    keys: Arc<Mutex<BTreeMap<String, String>>>,
+    /// Every run that was told.
+    told: Arc<Mutex<Vec<Run>>>,
+}
+
+impl Keys for Memory {
+    fn get(&self, key: &str) -> Result<Option<String>, guestinfo::Error> {
+        Ok(self.keys.lock().unwrap().get(key).cloned())
+    }
+    fn set(&self, key: &str, value: &str) -> Result<(), guestinfo::Error> {
+        assert_eq!(key, KEY_EXIT);
+        self.told.lock().unwrap().push(Run::from_text(value).unwrap());
+        Ok(())
+    }
+}
+
+struct NoLinks;
+
+impl Links for NoLinks {
+    async fn bring_up(&self, _: &[Interface]) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// A container, its root and what came of it.
+struct Scratch {
+    folder: TempDir,
+    container: Container,
+    system: Recorder,
+}
+
+struct Outcome {
+    end: End,
+    told: Vec<Run>,
+    records: Vec<Record>,
+    asked: Vec<String>,
+}
+
+impl Outcome {
+    fn text(&self, stream: Stream) -> String {
+        let of = self.records.iter().filter(|record| record.stream == stream);
+        of.map(|record| String::from_utf8_lossy(&record.bytes).into_owned()).collect()
+    }
+
+    fn state(&self) -> &State {
+        &self.told.last().unwrap().state
+    }
+}
+
+impl Scratch {
+    fn new(script: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for path in ["root/etc", "sys/block", "dev"] {
+            std::fs::create_dir_all(folder.path().join(path)).unwrap();
+        }
+        let args = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
+        let process = Process { args, ..Process::default() };
+        let container =
+            Container { schema: 1, id: "c1".into(), process, host_name: "web".into(), ..Container::default() };
+        let scratch = Self { folder, container, system: Recorder::default() };
+        scratch.disk("sda", 0);
+        scratch
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.folder.path().join(path)
+    }
+
+    /// Attaches a disk.
+    fn disk(&self, name: &str, unit: u32) {
+        let block = self.at("sys/block").join(name);
+        std::fs::create_dir_all(&block).unwrap();
+        symlink(format!("../../0:0:{unit}:0"), block.join("device")).unwrap();
+        std::fs::write(self.at("dev").join(name), "").unwrap();
+    }
+
+    async fn run(&self) -> Outcome {
+        let (_sender, requests) = mpsc::unbounded_channel();
+        self.run_with(requests).await
+    }
+
+    async fn run_with(&self, mut requests: mpsc::UnboundedReceiver<HostRequest>) -> Outcome {
+        let reaper = Reaper::default();
+        tokio::spawn(reaper.clone().run());
+        let keys = Memory::default();
+        let guest = Guest {
+            system: self.system.clone(),
+            keys: keys.clone(),
+            links: NoLinks,
+            places: Places { root: self.at("root"), sys: self.at("sys"), dev: self.at("dev"), own: self.at("own") },
+            confinement: Confinement::None,
+            reaper,
+        };
+        let port = File::create(self.at("output")).unwrap();
+        let run = guest.contain(&self.container, port, &mut requests);
+        let end = timeout(LIMIT, run).await.unwrap_or_else(|_| panic!("it hangs: {:?}", keys.told));
+        let mut reader = Reader::default();
+        let mut records = reader.read(&std::fs::read(self.at("output")).unwrap());
+        records.extend(reader.end());
+        let told = keys.told.lock().unwrap().clone();
+        Outcome { end, told, records, asked: self.system.asked.lock().unwrap().clone() }
+    }
+}
+
+#[tokio::test]
+async fn a_short_life_loses_nothing() {
+    let scratch = Scratch::new("echo out; echo err >&2; exit 7");
+    let outcome = scratch.run().await;
+    assert_eq!(outcome.state(), &State::Exited { code: 7, out_of_memory: false });
+    assert_eq!((outcome.text(Stream::Stdout), outcome.text(Stream::Stderr)), ("out\n".into(), "err\n".into()));
+    assert_eq!(outcome.end, End::PowerOff);
+    let states: Vec<_> = outcome.told.iter().map(|run| run.state.clone()).collect();
+    assert_eq!(states[..2], [State::Preparing, State::Running]);
+    let last = outcome.told.last().unwrap();
+    assert!(last.started_ns.unwrap() <= outcome.records[0].time_ns, "{last:?}");
+    assert!(last.started_ns <= last.finished_ns, "{last:?}");
+}
+
+#[tokio::test]
+async fn much_output_arrives_whole_and_in_order() {
+    let scratch = Scratch::new("seq 1 50000");
+    let expected: String = (1..=50000).map(|n| format!("{n}\n")).collect();
+    assert!(scratch.run().await.text(Stream::Stdout) == expected);
+}
+
+#[tokio::test]
+async fn the_environment_and_the_working_directory_are_dockers() {
+    let mut scratch = Scratch::new("env; pwd; ulimit -n");
+    scratch.container.process.env = vec!["A=1".into(), "HOME=/elsewhere".into()];
+    scratch.container.process.cwd = "/srv/made".into();
+    scratch.container.process.rlimits = vec![Rlimit { name: "nofile".into(), soft: Some(99), hard: Some(99) }];
+    let text = scratch.run().await.text(Stream::Stdout);
+    for line in ["A=1", "HOME=/elsewhere", "HOSTNAME=web", "99"] {
+        assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+    }
+    assert!(text.contains("PATH=/usr/local/sbin:"), "{text}");
+    assert!(!text.contains("TERM="), "{text}");
+    assert!(text.contains("root/srv/made\n"), "{text}");
+}
+
+#[tokio::test]
+async fn a_terminal_is_one() {
+    let mut scratch =
+        Scratch::new("test -t 0 && test -t 1 && test -t 2 && echo $TERM && ps -o tty= -p $$ >/dev/null; tty");
+    scratch.container.process.tty = true;
+    let outcome = scratch.run().await;
+    let text = outcome.text(Stream::Stdout);
+    assert!(text.starts_with("xterm\r\n/dev/pts/"), "{text:?}");
+    assert_eq!(outcome.text(Stream::Stderr), "");
+}
+
+#[tokio::test]
+async fn what_cannot_be_run_has_dockers_exit_codes() {
+    let mut scratch = Scratch::new("");
+    std::fs::write(scratch.at("plain"), "text").unwrap();
+    std::fs::set_permissions(scratch.at("plain"), PermissionsExt::from_mode(0o644)).unwrap();
+    let plain = scratch.at("plain").display().to_string();
+    for (args, user, code, words) in [
+        (vec!["no-such-program"], "", 127, "no-such-program"),
+        (vec![plain.as_str()], "", 126, "Permission denied"),
+        (vec!["/bin/true"], "nobody-here", 128, "unable to find user nobody-here"),
+        (vec![], "", 128, "no command"),
+    ] {
+        scratch.container.process.args = args.into_iter().map(str::to_owned).collect();
+        user.clone_into(&mut scratch.container.process.user);
+        match scratch.run().await.state() {
+            State::Failed { code: found, error } => {
+                assert_eq!(*found, code, "{error}");
+                assert!(error.contains(words), "{error}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_host_stops_it_with_its_own_signal() {
+    let mut scratch = Scratch::new("trap 'echo bye; exit 5' USR1; trap '' TERM; echo ready; while :; do :; done");
+    scratch.container.process.stop_signal = "USR1".into();
+    let (sender, requests) = mpsc::unbounded_channel();
+    let output = scratch.at("output");
+    let watcher = tokio::spawn(async move {
+        // Not before the trap is set.
+        while !std::fs::read(&output).is_ok_and(|bytes| bytes.ends_with(b"ready\n")) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        sender.send(HostRequest::Reboot).unwrap();
+        sender
+    });
+    let outcome = scratch.run_with(requests).await;
+    assert_eq!(outcome.state(), &State::Exited { code: 5, out_of_memory: false });
+    assert_eq!((outcome.end, outcome.text(Stream::Stdout).as_str()), (End::Reboot, "ready\nbye\n"));
+    drop(watcher.await.unwrap());
+}
+
+#[tokio::test]
+async fn one_that_does_not_stop_is_killed() {
+    let mut scratch = Scratch::new("trap '' TERM; while :; do :; done");
+    scratch.container.process.stop_seconds = Some(0);
+    let (sender, requests) = mpsc::unbounded_channel();
+    sender.send(HostRequest::Halt).unwrap();
+    assert_eq!(scratch.run_with(requests).await.state(), &State::Exited { code: 137, out_of_memory: false });
+}
+
+#[tokio::test]
+async fn everything_is_mounted_in_order_and_unmounted_in_reverse() {
+    let mut scratch = Scratch::new("exit 0");
+    scratch.disk("sdb", 3);
+    let volume = Disk { unit: 3, file_system: "xfs".into() };
+    scratch.container.volumes = vec![Volume { disk: volume, at: "/data".into(), read_only: true }];
+    scratch.container.tmpfs = vec![Tmpfs { at: "/data/cache".into(), options: "size=1m".into() }];
+    scratch.container.domain_name = "example.org".into();
+    // A link of the image that would lead out of it.
+    symlink("/run/resolv.conf", scratch.at("root/etc/resolv.conf")).unwrap();
+    let outcome = scratch.run().await;
+    let (root, dev, own) = (scratch.at("root"), scratch.at("dev"), scratch.at("own"));
+    let (root, dev, own) = (root.display(), dev.display(), own.display());
+    assert_eq!(
+        outcome.asked,
+        [
+            format!("mount {dev}/sda ext4 {root} "),
+            format!("mount proc proc {root}/proc "),
+            format!("mount sysfs sysfs {root}/sys "),
+            format!("mount devtmpfs devtmpfs {root}/dev mode=0755"),
+            format!("mount devpts devpts {root}/dev/pts mode=0620,ptmxmode=0666,gid=5"),
+            format!("mount tmpfs tmpfs {root}/dev/shm mode=1777,size=67108864"),
+            format!("mount mqueue mqueue {root}/dev/mqueue "),
+            format!("mount {dev}/sdb xfs {root}/data  read-only"),
+            format!("mount tmpfs tmpfs {root}/data/cache size=1m"),
+            format!("mount {own}/hostname  {root}/etc/hostname "),
+            format!("mount {own}/hosts  {root}/etc/hosts "),
+            format!("mount {own}/resolv.conf  {root}/run/resolv.conf "),
+            "host name web".to_owned(),
+            format!("unmount {root}/run/resolv.conf"),
+            format!("unmount {root}/etc/hosts"),
+            format!("unmount {root}/etc/hostname"),
+            format!("unmount {root}/data/cache"),
+            format!("unmount {root}/data"),
+            format!("unmount {root}/dev/mqueue"),
+            format!("unmount {root}/dev/shm"),
+            format!("unmount {root}/dev/pts"),
+            format!("unmount {root}/dev"),
+            format!("unmount {root}/sys"),
+            format!("unmount {root}/proc"),
+            format!("unmount {root}/"),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_mount_that_fails_is_the_containers_error() {
+    let mut scratch = Scratch::new("exit 0");
+    scratch.system.refuses = Some("dev/shm");
+    match scratch.run().await.state() {
+        State::Failed { code: 128, error } => assert!(error.contains("/dev/shm"), "{error}"),
+        other => panic!("{other:?}"),
+    }
+}
