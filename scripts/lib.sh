@@ -51,7 +51,7 @@ setup_docker() { command -v docker >/dev/null || packages docker.io; }
 
 # What the tests need beyond that.
 setup_tests() {
-    packages golang-go golang-github-vmware-govmomi-dev open-vm-tools
+    packages golang-go golang-github-vmware-govmomi-dev open-vm-tools e2fsprogs
     setup_docker
     if ! "$TARGET/venv/bin/python3" -c 'import pyVmomi' 2>/dev/null; then
         say "installing pyvmomi"
@@ -74,6 +74,15 @@ build_appliance() {
     mkdir -p "$TARGET/debug"
     "$TARGET/debug/appliance-iso" build appliance-iso/appliance.toml --out "$TARGET/debug/appliance.iso" \
         --file "vic-endpoint=$TARGET/$STATIC/release/vic-endpoint"
+}
+
+# The containerVMs' boot image, beside it.
+build_bootstrap() {
+    RUSTFLAGS='-C target-feature=+crt-static' cargo build --quiet --release --target "$STATIC" -p tether
+    cargo build --quiet -p appliance-iso
+    mkdir -p "$TARGET/debug"
+    "$TARGET/debug/appliance-iso" build bootstrap/bootstrap.toml --out "$TARGET/debug/bootstrap.iso" \
+        --file "tether=$TARGET/$STATIC/release/tether"
 }
 
 # The simulator that nobody here wrote.

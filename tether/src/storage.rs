@@ -119,6 +119,7 @@ pub(crate) async fn mount_all(system: &impl System, container: &Container, place
             other => other?,
         }
     }
+    link_streams(places)?;
     for volume in &container.volumes {
         let device = device(&volume.disk, places).await?;
         let mount = Mount {
@@ -134,6 +135,23 @@ pub(crate) async fn mount_all(system: &impl System, container: &Container, place
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         let (source, kind) = ("tmpfs".to_owned(), "tmpfs".to_owned());
         below(system, &Mount { source, kind, at: tmpfs.at.clone(), flags, data: tmpfs.options.clone() }, places)?;
+    }
+    Ok(())
+}
+
+/// Makes the links in /dev that programs expect and no kernel makes.
+fn link_streams(places: &Places) -> Result<(), String> {
+    for (name, target) in [
+        ("/dev/fd", "/proc/self/fd"),
+        ("/dev/stdin", "/proc/self/fd/0"),
+        ("/dev/stdout", "/proc/self/fd/1"),
+        ("/dev/stderr", "/proc/self/fd/2"),
+    ] {
+        match std::os::unix::fs::symlink(target, places.root.join(name.trim_start_matches('/'))) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(format!("cannot make {name} of the container: {error}")),
+        }
     }
     Ok(())
 }

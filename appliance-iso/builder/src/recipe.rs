@@ -188,6 +188,14 @@ mod tests {
     }
 
     #[test]
+    fn the_other_recipes_are_valid_and_the_bare_boot_has_the_appliances_command_line() {
+        let bootstrap = Recipe::parse(include_str!("../../../bootstrap/bootstrap.toml")).unwrap();
+        assert!(bootstrap.kernel.late_modules.is_empty());
+        let bare = Recipe::parse(include_str!("../../endpoint/benches/bare/recipe.toml")).unwrap();
+        assert_eq!(bare.command_line, Recipe::parse(APPLIANCE).unwrap().command_line);
+    }
+
+    #[test]
     fn a_path_that_leaves_the_root_is_refused() {
         for path in ["../etc/passwd", "/etc/passwd", "", "a/../../b"] {
             let text = APPLIANCE.replace("to = \"etc/passwd\"", &format!("to = \"{path}\""));

@@ -14,7 +14,7 @@ mod support;
 
 use std::{path::PathBuf, time::Duration};
 
-use support::{Certificates, Guest, config};
+use support::{Certificates, Vch, config};
 use vch_config::{ApiTls, Document, KEY_CONFIG, KEY_SECRETS, VchSecrets};
 
 /// How often each is booted.
@@ -31,13 +31,13 @@ fn ours(iso: &std::path::Path) -> Duration {
     let certificates = Certificates::make();
     let tls = ApiTls::Mutual { server_cert_pem: certificates.server.clone(), client_ca_pem: certificates.ca.clone() };
     let secrets = VchSecrets::new(String::new().into(), certificates.server_key.clone().into());
-    let guest = Guest::boot(iso, &[(KEY_CONFIG, config(tls).to_text()), (KEY_SECRETS, secrets.to_text())]);
+    let guest = Vch::boot(iso, &[(KEY_CONFIG, config(tls).to_text()), (KEY_SECRETS, secrets.to_text())]);
     guest.wait_for_docker(&certificates)
 }
 
 /// Power-on to the line of a PID 1.
 fn bare(iso: &std::path::Path) -> Duration {
-    let mut guest = Guest::boot(iso, &[]);
+    let mut guest = Vch::boot(iso, &[]);
     let took = guest.wait_for_line("bare: PID 1 runs");
     guest.wait_for_power_off();
     took

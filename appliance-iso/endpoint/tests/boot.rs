@@ -6,7 +6,7 @@ mod support;
 
 use std::net::TcpStream;
 
-use support::{Certificates, Guest, config};
+use support::{Certificates, Vch, config};
 use vch_config::{
     ApiTls, Document, EndpointStatus, KEY_CONFIG, KEY_HEARTBEAT, KEY_SECRETS, KEY_STATUS, Role, ServiceState, Stage,
     VchSecrets,
@@ -35,7 +35,7 @@ fn the_appliance_boots_serves_docker_over_mutual_tls_and_powers_off() {
     let tls = ApiTls::Mutual { server_cert_pem: certificates.server.clone(), client_ca_pem: certificates.ca.clone() };
     let secrets = VchSecrets::new("planted-password".to_owned().into(), certificates.server_key.clone().into());
     let keys = [(KEY_CONFIG, config(tls).to_text()), (KEY_SECRETS, secrets.to_text())];
-    let mut guest = Guest::boot(&iso, &keys);
+    let mut guest = Vch::boot(&iso, &keys);
 
     // QEMU's CPUID does not say VMware.
     guest.wait_for_line("init: guestinfo over the serial port");
@@ -102,7 +102,7 @@ fn the_appliance_boots_serves_docker_over_mutual_tls_and_powers_off() {
 #[test]
 fn a_configuration_that_comes_late_or_is_wrong_is_said_and_waited_for() {
     let iso = support::iso();
-    let mut guest = Guest::boot(&iso, &[]);
+    let mut guest = Vch::boot(&iso, &[]);
     let failed = guest.wait(KEY_STATUS, "a failure that names the configuration", at(Stage::Failed));
     assert!(status(&failed).unwrap().problem.contains("guestinfo.vic.config) is missing"), "{failed}");
 

@@ -2,25 +2,20 @@
 
 mod certificates;
 mod documents;
-mod host;
 mod probe;
 
 use std::{
-    io::{BufRead, BufReader, Write},
     net::TcpListener,
-    os::unix::net::UnixStream,
+    ops::{Deref, DerefMut},
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
-    time::{Duration, Instant},
+    process::{Command, Output},
+    time::Duration,
 };
 
 pub(crate) use certificates::Certificates;
 pub(crate) use documents::config;
-pub(crate) use host::Host;
-use tempfile::TempDir;
+use guest_vm::{Guest, LIMIT};
 
-/// How long anything in the guest may take; generous, for the machines are noisy.
-pub(crate) const LIMIT: Duration = Duration::from_secs(90);
 /// MAC address of the guest's network card.
 pub(crate) const MAC: &str = "00:50:56:00:00:01";
 
@@ -32,77 +27,35 @@ pub(crate) fn iso() -> PathBuf {
     path
 }
 
-/// A running guest.  Killed, by its process id, when dropped.
-pub(crate) struct Guest {
-    qemu: Child,
-    pub(crate) host: Host,
-    folder: TempDir,
+/// A running endpoint VM.
+pub(crate) struct Vch {
+    guest: Guest,
     /// Port on 127.0.0.1 that leads to the guest's 2376.
     pub(crate) port: u16,
-    started: Instant,
 }
 
-impl Guest {
+impl Deref for Vch {
+    type Target = Guest;
+    fn deref(&self) -> &Guest {
+        &self.guest
+    }
+}
+
+impl DerefMut for Vch {
+    fn deref_mut(&mut self) -> &mut Guest {
+        &mut self.guest
+    }
+}
+
+impl Vch {
     /// Boots `iso`, with `keys` as the VM's extraConfig.
     pub(crate) fn boot(iso: &Path, keys: &[(&str, String)]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name).display().to_string();
         // Free now; the race with others for it is lost so rarely that QEMU's own message will do.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let started = Instant::now();
-        let qemu = Command::new("qemu-system-x86_64")
-            .args(["-M", "pc,accel=tcg", "-m", "512", "-nographic", "-vga", "none", "-monitor", "none", "-no-reboot"])
-            // As the lab does; like any CPU that ESXi runs on, it has RDRAND.
-            .args(["-cpu", "max"])
-            .args(["-cdrom", &iso.display().to_string(), "-boot", "d"])
-            .args(["-netdev", &format!("user,id=n,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:2376")])
-            .args(["-device", &format!("vmxnet3,netdev=n,mac={MAC}")])
-            .args(["-serial", &format!("file:{}", at("console"))])
-            .args(["-serial", "null"])
-            .args(["-serial", &format!("unix:{},server=on,wait=off", at("guestinfo"))])
-            .args(["-qmp", &format!("unix:{},server=on,wait=off", at("qmp"))])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(std::fs::File::create(folder.path().join("qemu")).unwrap())
-            .spawn()
-            .unwrap();
-        let socket = folder.path().join("guestinfo");
-        let stream = loop {
-            match UnixStream::connect(&socket) {
-                Ok(stream) => break stream,
-                Err(error) => {
-                    assert!(started.elapsed() < LIMIT, "QEMU did not open its serial port: {error}");
-                    std::thread::yield_now();
-                }
-            }
-        };
-        let host = Host::start(stream, keys);
-        Self { qemu, host, folder, port, started }
-    }
-
-    /// Time since the machine was switched on.
-    pub(crate) fn age(&self) -> Duration {
-        self.started.elapsed()
-    }
-
-    /// The end of the console's log and of QEMU's messages, for a failure's message.
-    pub(crate) fn console(&self) -> String {
-        let mut text = String::new();
-        for name in ["qemu", "console"] {
-            let bytes = std::fs::read(self.folder.path().join(name)).unwrap_or_default();
-            let all = String::from_utf8_lossy(&bytes).into_owned();
-            let lines: Vec<_> = all.lines().collect();
-            text.push_str(&lines[lines.len().saturating_sub(40)..].join("\n"));
-            text.push('\n');
-        }
-        text
-    }
-
-    /// Waits until the key's value satisfies `wanted`, and returns it.
-    pub(crate) fn wait(&self, key: &str, what: &str, wanted: impl Fn(&str) -> bool) -> String {
-        self.host
-            .wait(key, LIMIT, wanted)
-            .unwrap_or_else(|last| panic!("{what} did not come; {key} is {last:?}; console:\n{}", self.console()))
+        let network = format!("user,id=n,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:2376");
+        let card = format!("vmxnet3,netdev=n,mac={MAC}");
+        let options = ["-netdev".to_owned(), network, "-device".to_owned(), card];
+        Self { guest: Guest::boot(iso, keys, None, &options), port }
     }
 
     /// Waits until the Docker API answers over mutual TLS; returns how long after power-on.
@@ -118,104 +71,17 @@ impl Guest {
         }
     }
 
-    /// Waits until the console shows `line`; returns how long after power-on.
-    pub(crate) fn wait_for_line(&self, line: &str) -> Duration {
-        while !self.console().contains(line) {
-            assert!(self.age() < LIMIT, "{line:?} did not come; console:\n{}", self.console());
-            std::thread::park_timeout(Duration::from_millis(2));
-        }
-        self.age()
-    }
-
-    /// Waits until QEMU has ended by itself.
-    pub(crate) fn wait_for_power_off(&mut self) {
-        let start = Instant::now();
-        loop {
-            if let Some(status) = self.qemu.try_wait().unwrap() {
-                assert!(status.success(), "QEMU ended with {status}; console:\n{}", self.console());
-                return;
-            }
-            assert!(start.elapsed() < LIMIT, "the guest did not power off; console:\n{}", self.console());
-            std::thread::park_timeout(Duration::from_millis(20));
-        }
-    }
-
-    /// Presses keys on the VM's console.
-    pub(crate) fn press(&self, keys: &[&str]) {
-        let keys: Vec<_> = keys.iter().map(|key| serde_json::json!({"type": "qcode", "data": key})).collect();
-        Qmp::connect(self.folder.path()).call(&serde_json::json!({"execute": "send-key", "arguments": {"keys": keys}}));
-    }
-
-    /// Sends a request of the host that ends the guest; returns QEMU's reason for its own end.
-    pub(crate) fn ask_to_end(&mut self, request: &str) -> String {
-        let mut qmp = Qmp::connect(self.folder.path());
-        self.host.ask(request);
-        let reason = qmp.shutdown();
-        self.wait_for_power_off();
-        reason
-    }
-
     /// Runs the docker client against the guest.
     pub(crate) fn docker(&self, tls: &[&str], arguments: &[&str]) -> Output {
         Command::new("docker")
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .env("DOCKER_CONFIG", self.folder.path())
-            .env("HOME", self.folder.path())
+            .env("DOCKER_CONFIG", self.folder())
+            .env("HOME", self.folder())
             .args(tls)
             .args(["-H", &format!("tcp://127.0.0.1:{}", self.port)])
             .args(arguments)
             .output()
             .expect("the docker client is not installed")
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        let _ = self.qemu.kill();
-        let _ = self.qemu.wait();
-    }
-}
-
-/// QEMU's control socket.
-struct Qmp(BufReader<UnixStream>);
-
-impl Qmp {
-    fn connect(folder: &Path) -> Self {
-        let stream = UnixStream::connect(folder.join("qmp")).unwrap();
-        stream.set_read_timeout(Some(LIMIT)).unwrap();
-        let mut qmp = Self(BufReader::new(stream));
-        qmp.next();
-        qmp.call(&serde_json::json!({"execute": "qmp_capabilities"}));
-        qmp
-    }
-
-    /// The next message.
-    fn next(&mut self) -> serde_json::Value {
-        let mut line = String::new();
-        self.0.read_line(&mut line).expect("QEMU says nothing");
-        serde_json::from_str(&line).unwrap()
-    }
-
-    /// Runs a command and waits for its answer; events in between are dropped.
-    fn call(&mut self, command: &serde_json::Value) {
-        writeln!(self.0.get_mut(), "{command}").unwrap();
-        loop {
-            let answer = self.next();
-            assert_eq!(answer.get("error"), None, "{command}");
-            if answer.get("return").is_some() {
-                return;
-            }
-        }
-    }
-
-    /// Waits until QEMU says that it ends, and why.
-    fn shutdown(&mut self) -> String {
-        loop {
-            let message = self.next();
-            if message["event"] == "SHUTDOWN" {
-                return message["data"]["reason"].as_str().unwrap_or_default().to_owned();
-            }
-        }
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use rustls::{ClientConfig, ClientConnection, StreamOwned, pki_types::ServerName};
 
-use super::LIMIT;
+use guest_vm::LIMIT;
 
 /// How long the guest may be silent before the connection is given up.  QEMU accepts for a guest that is not there yet, and
 /// sends its segment anew only after seconds: many short tries see the guest sooner than one long one.

@@ -11,14 +11,16 @@ use std::{
 
 use guestinfo::wire::{Kind, Line};
 
-/// The host's keys, and the way to send it requests.
-pub(crate) struct Host {
+/// The host's keys, and the way to send the guest requests.
+#[derive(Debug)]
+pub struct Host {
     keys: Arc<(Mutex<BTreeMap<String, String>>, Condvar)>,
     port: UnixStream,
 }
 
 impl Host {
-    pub(crate) fn start(port: UnixStream, keys: &[(&str, String)]) -> Self {
+    /// Answers on `port` with `keys` to begin with.
+    pub fn start(port: UnixStream, keys: &[(&str, String)]) -> Self {
         let keys: BTreeMap<_, _> = keys.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
         let keys = Arc::new((Mutex::new(keys), Condvar::new()));
         let (shared, reader, mut writer) = (Arc::clone(&keys), port.try_clone().unwrap(), port.try_clone().unwrap());
@@ -41,23 +43,26 @@ impl Host {
     }
 
     /// Sets a key, as vSphere would by a reconfiguration.
-    pub(crate) fn set(&self, key: &str, value: &str) {
+    pub fn set(&self, key: &str, value: &str) {
         self.keys.0.lock().unwrap().insert(key.to_owned(), value.to_owned());
     }
 
     /// The key's value.
-    pub(crate) fn get(&self, key: &str) -> Option<String> {
+    pub fn get(&self, key: &str) -> Option<String> {
         self.keys.0.lock().unwrap().get(key).cloned()
     }
 
     /// Sends a TCLO request.
-    pub(crate) fn ask(&self, request: &str) {
+    pub fn ask(&self, request: &str) {
         let line = Line { kind: Kind::Tclo, seq: 7, body: request.as_bytes().to_vec() };
         (&self.port).write_all(&line.encode()).unwrap();
     }
 
-    /// Waits until the key's value satisfies `wanted`; the error is the last value.
-    pub(crate) fn wait(&self, key: &str, limit: Duration, wanted: impl Fn(&str) -> bool) -> Result<String, String> {
+    /// Waits until the key's value satisfies `wanted`.
+    ///
+    /// # Errors
+    /// The last value.
+    pub fn wait(&self, key: &str, limit: Duration, wanted: impl Fn(&str) -> bool) -> Result<String, String> {
         let start = Instant::now();
         let mut keys = self.keys.0.lock().unwrap();
         loop {
