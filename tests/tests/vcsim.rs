@@ -19,7 +19,7 @@ fn create_and_delete(shape: Shape) {
     created.ended_with(0);
     let created = created.json();
     assert_eq!(created["state"], "ready", "{created}");
-    assert_eq!(created["docker_host"], "192.0.2.10:2376");
+    assert_eq!(created["docker_host"], "vch.example:2376", "the name in the certificate");
     for file in ["ca.pem", "cert.pem", "key.pem", "vch1.env"] {
         assert!(stage.folder.path().join(NAME).join(file).exists(), "{file}");
     }
@@ -47,6 +47,11 @@ fn create_and_delete(shape: Shape) {
 #[test]
 fn create_ls_inspect_delete_on_vcenter() {
     create_and_delete(Shape::VCenter);
+}
+
+#[test]
+fn create_ls_inspect_delete_on_an_esxi_host_makes_and_removes_the_bridge_network() {
+    create_and_delete(Shape::Esxi);
 }
 
 #[test]
