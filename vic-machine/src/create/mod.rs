@@ -110,7 +110,10 @@ async fn complete(
     };
     let host = report::docker_host(vch, printer).await.unwrap_or_default();
     let file = report::write_env_file(&settings.certificate_folder, &settings.name, &host, &env)?;
-    lease.end(session, &vch.vm).await.map_err(|e| Problem::doing("cannot note that the VCH is complete", &e))?;
+    if let Err(e) = lease.end(session, &vch.vm).await {
+        // It serves all the same; whoever finds the journal next sees that the lease is over.
+        printer.warn(Problem::doing("the journal of this create could not be removed", &e));
+    }
     report::vch(printer, vch, &host, &env, Some(&file));
     if let Some(address) = vch.address(Role::Public) {
         printer.info(format!("Published ports can be reached at: {address}"));
