@@ -85,7 +85,7 @@ build_bootstrap() {
         --file "tether=$TARGET/$STATIC/release/tether"
 }
 
-# The simulator that nobody here wrote.
+# The simulator that nobody here wrote, into the folder given.
 build_vcsim() {
-    (cd tests/vcsim && GO111MODULE=off GOPATH=/usr/share/gocode go build -o "$TARGET/debug/vcsim" .)
+    (cd tests/vcsim && GO111MODULE=off GOPATH=/usr/share/gocode go build -o "$1/vcsim" .)
 }

@@ -25,7 +25,7 @@ pub(crate) fn config(tls: ApiTls) -> VchConfig {
             ipv4: Addressing::Dhcp,
         }],
         dns_servers: Vec::new(),
-        bridge: BridgeConfig { range: "172.16.0.0/12".into(), width: 16 },
+        bridge: BridgeConfig { range: "172.16.0.0/12".into(), width: 16, made: None },
         api: ApiConfig { port: 2376, tls },
         storage: StorageConfig {
             image_store: "[datastore1] vch-boot".into(),
