@@ -19,7 +19,7 @@ use crate::dir::LabDir;
 use crate::error::{Error, Result};
 use crate::identity::{HOST_NAME, Identity};
 use crate::lab::Lab;
-use crate::net::{Dhcp, DhcpFiles, Network, Publisher, Range};
+use crate::net::{Dhcp, DhcpFiles, Network, Publisher, Range, SERVED_BRIDGE};
 use crate::process::{self, ProcessId};
 use crate::settings::Settings;
 use crate::vm::Place;
@@ -56,12 +56,11 @@ pub(crate) async fn run(dir: &LabDir) -> Result<()> {
     let network = Arc::new(Network::open(&dir.namespace(), range)?);
     let place = Place { run, network: network.clone(), accelerator };
     let lab = Lab::open(dir, settings.clone(), place)?;
-    for (bridge, served) in lab.bridges() {
-        network.add_bridge(&bridge, served)?;
-        if served {
-            let names = [(HOST_NAME.to_owned(), range.gateway().to_string())];
-            Dhcp::ensure(&network, &bridge, &dhcp_files(dir), &names).await?;
-        }
+    network.add_bridge(SERVED_BRIDGE)?;
+    let names = [(HOST_NAME.to_owned(), range.gateway().to_string())];
+    Dhcp::ensure(&network, SERVED_BRIDGE, &dhcp_files(dir), &names).await?;
+    for bridge in lab.bridges() {
+        network.add_bridge(&bridge)?;
     }
     lab.adopt().await;
 

@@ -11,6 +11,7 @@ use crate::control::VmStatus;
 use crate::dir::LabDir;
 use crate::error::Result;
 use crate::faults::Faults;
+use crate::net::Network;
 use crate::settings::Settings;
 use crate::vm::{Host, Place, Power, Runtime, VmState};
 use crate::world::{EventKind, Object, World};
@@ -19,6 +20,7 @@ use crate::world::{EventKind, Object, World};
 #[derive(Debug)]
 pub(crate) struct Lab {
     settings: Settings,
+    network: Arc<Network>,
     world: Mutex<World>,
     changed: watch::Sender<u64>,
     runtime: OnceLock<Runtime>,
@@ -53,6 +55,7 @@ impl Lab {
         let world = World::open(dir.inventory(), dir.datastores(), settings.clone())?;
         let lab = Arc::new(Self {
             settings,
+            network: place.network.clone(),
             changed: watch::Sender::new(world.version()),
             world: Mutex::new(world),
             runtime: OnceLock::new(),
@@ -68,6 +71,11 @@ impl Lab {
     /// What the lab is.
     pub(crate) fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// The wires.
+    pub(crate) fn network(&self) -> &Network {
+        &self.network
     }
 
     /// The fault rules.
@@ -114,11 +122,11 @@ impl Lab {
         free.then(|| Busy { lab: self.clone(), id: id.to_owned() })
     }
 
-    /// The bridges of the port groups, and which of them the lab serves.
-    pub(crate) fn bridges(&self) -> Vec<(String, bool)> {
+    /// The bridges of the port groups.
+    pub(crate) fn bridges(&self) -> Vec<String> {
         self.read(|w| {
             let networks = w.entries().filter_map(|e| match &e.object {
-                Object::Network(network) => Some((network.bridge.clone(), network.served)),
+                Object::Network(network) => Some(network.bridge.clone()),
                 _ => None,
             });
             networks.collect()

@@ -11,7 +11,7 @@ use vim25_types::xml::Element;
 use vim25_types::{ManagedObjectReference as Moref, Method, Value, methods as m, schema};
 
 use super::session::Session;
-use super::{collector, datastore, disk, fault, inventory, managers, session, vm};
+use super::{collector, datastore, disk, fault, host, inventory, managers, session, vm};
 use crate::faults::Effect;
 use crate::lab::Lab;
 
@@ -261,8 +261,13 @@ async fn call_method(cx: &Cx, this: Moref, call: &Element) -> Result<String, Fau
         HasPrivilegeOnEntities => managers::has_privilege,
         RetrieveEntityPermissions => managers::entity_permissions,
         FetchUserPrivilegeOnEntities => managers::user_privileges,
-        EnableRuleset => managers::enable_ruleset,
-        DisableRuleset => managers::disable_ruleset,
+        EnableRuleset => host::enable_ruleset,
+        DisableRuleset => host::disable_ruleset,
+        RefreshFirewall => host::refresh_firewall,
+        AddVirtualSwitch => host::add_switch,
+        RemoveVirtualSwitch => host::remove_switch,
+        AddPortGroup => host::add_port_group,
+        RemovePortGroup => host::remove_port_group,
         SearchDatastoreTask => datastore::search,
         SearchDatastoreSubFoldersTask => datastore::search_sub_folders,
         MakeDirectory => datastore::make_directory,

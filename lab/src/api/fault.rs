@@ -3,10 +3,11 @@
 use vim25_types::soap::Fault;
 use vim25_types::xml::Element;
 use vim25_types::{
-    AnyMethodFault, DuplicateName, FileAlreadyExists, FileFault, FileLocked, FileNotFound, InvalidArgument,
-    InvalidDatastorePath, InvalidDeviceSpec, InvalidName, InvalidPowerState, InvalidProperty, InvalidRequest,
-    InvalidState, LocalizedMethodFault, ManagedObjectNotFound, ManagedObjectReference as Moref, NotAuthenticated,
-    NotSupported, SystemError, TaskInProgress, Value, VirtualMachinePowerState,
+    AlreadyExists, AnyMethodFault, DuplicateName, FileAlreadyExists, FileFault, FileLocked, FileNotFound,
+    InvalidArgument, InvalidDatastorePath, InvalidDeviceSpec, InvalidName, InvalidPowerState, InvalidProperty,
+    InvalidRequest, InvalidState, LocalizedMethodFault, ManagedObjectNotFound, ManagedObjectReference as Moref,
+    NotAuthenticated, NotFound, NotSupported, ResourceInUse, SystemError, TaskInProgress, Value,
+    VirtualMachinePowerState,
 };
 
 use crate::error::Error;
@@ -99,6 +100,21 @@ pub(super) fn file_exists(file: &str) -> Fault {
 pub(super) fn file_locked(file: &str) -> Fault {
     let base = FileFault { file: file.into(), ..FileFault::default() };
     Fault::new(FileLocked { base }, format!("Unable to access file {file} since it is locked"))
+}
+
+pub(super) fn already_exists(name: &str) -> Fault {
+    let detail = AlreadyExists { name: Some(name.into()), ..AlreadyExists::default() };
+    Fault::new(detail, format!("The specified key, name, or identifier '{name}' already exists."))
+}
+
+/// Something that is named, not referred to.
+pub(super) fn no_such(what: &str, name: &str) -> Fault {
+    Fault::new(NotFound::default(), format!("The object or item referred to could not be found: {what} '{name}'"))
+}
+
+pub(super) fn resource_in_use(kind: &str, name: &str) -> Fault {
+    let detail = ResourceInUse { type_: Some(kind.into()), name: Some(name.into()), ..ResourceInUse::default() };
+    Fault::new(detail, format!("The resource '{name}' is in use."))
 }
 
 pub(super) fn device(index: usize, reason: &str) -> Fault {

@@ -19,6 +19,11 @@ pub(super) fn checked_name(name: &str) -> Result<String, Fault> {
     if name.trim().is_empty() || name.chars().count() > MAX_NAME {
         return Err(fault::invalid_name(name));
     }
+    Ok(escaped_name(name))
+}
+
+/// A name with `/`, `\` and `%` escaped; what is escaped already stays.
+pub(crate) fn escaped_name(name: &str) -> String {
     let mut out = String::with_capacity(name.len());
     let mut rest = name;
     while let Some(c) = rest.chars().next() {
@@ -36,7 +41,7 @@ pub(super) fn checked_name(name: &str) -> Result<String, Fault> {
         }
         rest = &rest[c.len_utf8()..];
     }
-    Ok(out)
+    out
 }
 
 /// The object that `this` names.
@@ -261,6 +266,9 @@ pub(super) async fn move_into_pool(cx: &Cx, request: m::MoveIntoResourcePool) ->
 }
 
 pub(super) async fn move_into_folder(cx: &Cx, request: m::MoveIntoFolderTask) -> Result<Moref, Fault> {
+    if cx.lab.read(World::shape) == Shape::Esxi {
+        return Err(fault::not_supported("a host without vCenter has no folders to move things between"));
+    }
     let lab = cx.lab.clone();
     let this = request.this.clone();
     Ok(cx.task("Folder.moveInto", &request.this, async move {
@@ -322,6 +330,10 @@ pub(super) async fn rename(cx: &Cx, request: m::RenameTask) -> Result<Moref, Fau
         lab.change(|w| {
             if matches!(entry(w, &this)?.object, Object::Datastore(_) | Object::Host(_)) {
                 return Err(fault::not_supported("the lab's hosts and datastores keep their names"));
+            }
+            // Its name is that of the hosts' port groups.
+            if entry(w, &this)?.kind() == "Network" {
+                return Err(fault::not_supported("a standard network is renamed on its hosts"));
             }
             rename_entry(w, &this, name)?;
             Ok(None)

@@ -1,4 +1,4 @@
-//! The managers that are asked rather than told: views, options, licences, privileges, firewall, events, tasks.
+//! The managers that are asked rather than told: views, options, licences, privileges, events, tasks.
 
 use vim25_types::soap::Fault;
 use vim25_types::{
@@ -9,7 +9,6 @@ use vim25_types::{
 
 use super::dispatch::Cx;
 use super::fault;
-use super::select::whole;
 use super::session::{EventCollector, View};
 use crate::world::{Object, Singletons, now};
 
@@ -143,30 +142,6 @@ fn exist(cx: &Cx, entities: &[Moref]) -> Result<(), Fault> {
         Some(missing) => Err(fault::not_found(missing)),
         None => Ok(()),
     }
-}
-
-// Firewall.
-
-fn set_ruleset(cx: &Cx, this: &Moref, id: &str, enabled: bool) -> Result<(), Fault> {
-    let host = whole(this, "firewallSystem").unwrap_or_default();
-    cx.lab.change(|w| match w.get_mut(host).map(|e| &mut e.object) {
-        Some(Object::Host(host)) => match host.firewall.get_mut(id) {
-            Some(state) => {
-                *state = enabled;
-                Ok(())
-            }
-            None => Err(Fault::new(vim25_types::NotFound::default(), format!("There is no rule set '{id}'."))),
-        },
-        _ => Err(fault::not_found(this)),
-    })
-}
-
-pub(super) async fn enable_ruleset(cx: &Cx, request: m::EnableRuleset) -> Result<(), Fault> {
-    set_ruleset(cx, &request.this, &request.id, true)
-}
-
-pub(super) async fn disable_ruleset(cx: &Cx, request: m::DisableRuleset) -> Result<(), Fault> {
-    set_ruleset(cx, &request.this, &request.id, false)
 }
 
 // Events.

@@ -14,6 +14,7 @@ mod disk;
 mod dispatch;
 mod fault;
 mod folder_http;
+mod host;
 mod http;
 mod inventory;
 mod managers;
@@ -31,6 +32,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
+pub(crate) use inventory::escaped_name;
 pub(crate) use session::Sessions;
 
 use crate::error::{Error, Result};

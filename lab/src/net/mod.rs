@@ -17,6 +17,9 @@ pub(crate) use publish::{Published, Publisher};
 use crate::error::Result;
 use crate::process;
 
+/// The bridge of "VM Network", which is there whatever becomes of the port group: the API listens on it.
+pub(crate) const SERVED_BRIDGE: &str = "br-vmnet";
+
 /// An IPv4 network for "VM Network": the lab is its first host, the upper half is for DHCP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Range {
@@ -102,19 +105,28 @@ impl Network {
         process::run("ip", &all, what).map(|_| ())
     }
 
-    /// Makes the bridge of a port group, with the lab's address on it if `served`.
+    /// Makes the bridge of a port group; the [`SERVED_BRIDGE`] gets the lab's address.
     ///
     /// # Errors
     /// When `ip` fails.
-    pub(crate) fn add_bridge(&self, bridge: &str, served: bool) -> Result<()> {
+    pub(crate) fn add_bridge(&self, bridge: &str) -> Result<()> {
         if !self.has_link(bridge) {
             self.ip(&["link", "add", bridge, "type", "bridge"], "make a bridge")?;
         }
-        if served {
+        if bridge == SERVED_BRIDGE {
             let address = format!("{}/{}", self.range.gateway(), self.range.prefix());
             self.ip(&["address", "replace", &address, "dev", bridge], "set the lab's address")?;
         }
         self.ip(&["link", "set", bridge, "up"], "bring up a bridge")
+    }
+
+    /// Removes the bridge of a port group that is no more; one that is not there is fine.
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub(crate) fn remove_bridge(&self, bridge: &str) -> Result<()> {
+        let gone = bridge == SERVED_BRIDGE || !self.has_link(bridge);
+        if gone { Ok(()) } else { self.ip(&["link", "delete", bridge], "remove a bridge") }
     }
 
     /// Makes the tap of a NIC and puts it on `bridge`; a tap that is there already is moved.

@@ -6,6 +6,8 @@
 //! (tasks, power states) is not stored.
 
 mod events;
+mod firewall;
+mod host_network;
 mod objects;
 mod path;
 mod seed;
@@ -20,7 +22,10 @@ use std::path::PathBuf;
 use vim25_types::{DateTime, ManagedObjectReference as Moref, TaskInfo};
 
 pub(crate) use events::EventKind;
-pub(crate) use objects::{Datastore, Entry, NetworkKind, Object, Pool, VApp, VmObject};
+pub(crate) use host_network::UPLINK;
+pub(crate) use objects::{
+    Datastore, Entry, Host, NetworkKind, Object, Pool, PortGroup, StandardSwitch, VApp, VmObject,
+};
 pub(crate) use path::DatastorePath;
 pub(crate) use seed::Singletons;
 

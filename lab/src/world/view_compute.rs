@@ -4,16 +4,15 @@ use vim25_types::xml::Element;
 use vim25_types::{
     ClusterComputeResourceSummary, ClusterConfigInfo, ClusterConfigInfoEx, ClusterDasConfigInfo, ClusterDrsConfigInfo,
     ComputeResourceConfigInfo, ComputeResourceSummary, DatastoreCapability, DatastoreHostMount, DatastoreInfo,
-    DatastoreSummary, DrsBehavior, HostConfigInfo, HostConfigManager, HostConfigSummary, HostFirewallDefaultPolicy,
-    HostFirewallInfo, HostFirewallRuleset, HostHardwareSummary, HostListSummary, HostMountInfo, HostNetworkInfo,
-    HostPortGroup, HostPortGroupSpec, HostRuntimeInfo, HostSystemConnectionState, HostSystemPowerState,
-    HostVirtualSwitch, ManagedEntityStatus, ManagedObjectReference as Moref, ResourcePoolResourceUsage,
-    ResourcePoolRuntimeInfo, ResourcePoolSummary, Value, VirtualAppSummary, VirtualAppVAppState, VmfsDatastoreInfo,
+    DatastoreSummary, DrsBehavior, HostConfigInfo, HostConfigManager, HostConfigSummary, HostHardwareSummary,
+    HostListSummary, HostMountInfo, HostRuntimeInfo, HostSystemConnectionState, HostSystemPowerState,
+    ManagedEntityStatus, ManagedObjectReference as Moref, ResourcePoolResourceUsage, ResourcePoolRuntimeInfo,
+    ResourcePoolSummary, Value, VirtualAppSummary, VirtualAppVAppState, VmfsDatastoreInfo,
 };
 
-use super::objects::{Compute, Datastore, Entry, Host, NetworkKind, Object, Pool};
+use super::objects::{Compute, Datastore, Entry, Host, Object, Pool};
 use super::view::{many, one, some};
-use super::{World, now};
+use super::{World, firewall, now};
 use crate::settings::Shape;
 
 const CPUS: i16 = 8;
@@ -102,7 +101,7 @@ impl World {
             "runtime" => one(name, &runtime()),
             "vm" => many(name, self.vms().filter(|(_, vm)| vm.host == entry.id).map(|(e, _)| e.moref())),
             "datastore" => many(name, self.datastores()),
-            "network" => many(name, self.networks()),
+            "network" => many(name, self.networks_on(&entry.id)),
             "datastoreBrowser" => {
                 one(name, &Moref::new("HostDatastoreBrowser", format!("datastoreBrowser-{}", entry.id)))
             }
@@ -151,8 +150,8 @@ impl World {
                 &HostConfigInfo {
                     host: entry.moref(),
                     product: product(),
-                    firewall: Some(firewall(host)),
-                    network: Some(self.host_network()),
+                    firewall: Some(firewall::info(host)),
+                    network: Some(self.host_network(host)),
                     ..HostConfigInfo::default()
                 },
             ),
@@ -164,42 +163,9 @@ impl World {
     pub(crate) fn host_part_property(&self, kind: &str, host: &str, name: &str) -> Vec<Element> {
         let Some(Object::Host(host)) = self.get(host).map(|e| &e.object) else { return Vec::new() };
         match (kind, name) {
-            ("HostFirewallSystem", "firewallInfo") => one(name, &firewall(host)),
-            ("HostNetworkSystem", "networkInfo") => one(name, &self.host_network()),
+            ("HostFirewallSystem", "firewallInfo") => one(name, &firewall::info(host)),
+            ("HostNetworkSystem", "networkInfo") => one(name, &self.host_network(host)),
             _ => Vec::new(),
-        }
-    }
-
-    fn host_network(&self) -> HostNetworkInfo {
-        let standard: Vec<&Entry> = self
-            .entries()
-            .filter(|e| matches!(&e.object, Object::Network(n) if matches!(n.kind, NetworkKind::Standard)))
-            .collect();
-        let key = |e: &Entry| format!("key-vim.host.PortGroup-{}", e.name);
-        HostNetworkInfo {
-            vswitch: vec![HostVirtualSwitch {
-                name: "vSwitch0".into(),
-                key: "key-vim.host.VirtualSwitch-vSwitch0".into(),
-                num_ports: 1024,
-                num_ports_available: 1000,
-                mtu: Some(1500),
-                portgroup: standard.iter().map(|e| key(e)).collect(),
-                ..HostVirtualSwitch::default()
-            }],
-            portgroup: standard
-                .iter()
-                .map(|e| HostPortGroup {
-                    key: Some(key(e)),
-                    vswitch: Some("key-vim.host.VirtualSwitch-vSwitch0".into()),
-                    spec: HostPortGroupSpec {
-                        name: e.name.clone(),
-                        vswitch_name: "vSwitch0".into(),
-                        ..HostPortGroupSpec::default()
-                    },
-                    ..HostPortGroup::default()
-                })
-                .collect(),
-            ..HostNetworkInfo::default()
         }
     }
 
@@ -367,42 +333,4 @@ fn pool_runtime() -> ResourcePoolRuntimeInfo {
         overall_status: ManagedEntityStatus::Green,
         ..ResourcePoolRuntimeInfo::default()
     }
-}
-
-fn firewall(host: &Host) -> HostFirewallInfo {
-    HostFirewallInfo {
-        default_policy: HostFirewallDefaultPolicy { incoming_blocked: Some(true), outgoing_blocked: Some(true) },
-        ruleset: host
-            .firewall
-            .iter()
-            .map(|(key, &enabled)| HostFirewallRuleset {
-                key: key.clone(),
-                label: key.clone(),
-                enabled,
-                user_controllable: Some(true),
-                allowed_hosts: Some(vim25_types::HostFirewallRulesetIpList { all_ip: true, ..Default::default() }),
-                rule: rule(key),
-                ..HostFirewallRuleset::default()
-            })
-            .collect(),
-    }
-}
-
-fn rule(key: &str) -> Vec<vim25_types::HostFirewallRule> {
-    use vim25_types::{HostFirewallRule, HostFirewallRuleDirection as Direction};
-    let (port, direction) = match key {
-        "sshServer" => (22, Direction::Inbound),
-        "httpClient" => (80, Direction::Outbound),
-        // The rule sets that let a VM's serial port dial out.
-        "vSPC" | "remoteSerialPort" => (0, Direction::Outbound),
-        "vMotion" => (8000, Direction::Inbound),
-        _ => return Vec::new(),
-    };
-    vec![HostFirewallRule {
-        port,
-        end_port: (port == 0).then_some(65535),
-        direction,
-        protocol: "tcp".into(),
-        ..HostFirewallRule::default()
-    }]
 }
