@@ -89,6 +89,9 @@ struct Up {
     /// Password of the administrator (made up at the first start).
     #[arg(long, env = "VIC_LAB_PASSWORD", hide_env_values = true)]
     password: Option<Secret>,
+    /// One more user, with the same password and the read-only role.
+    #[arg(long, value_name = "NAME")]
+    readonly_user: Vec<String>,
     /// Publish a VM's port: `[ADDRESS:]PORT:VMNAME:GUESTPORT`.
     #[arg(long)]
     publish: Vec<Published>,
@@ -207,6 +210,7 @@ pub async fn run(cli: Cli, out: &mut impl Write) -> Result<()> {
                 listen: up.listen,
                 range: up.range,
                 password: up.password,
+                readonly: up.readonly_user,
                 publish: up.publish,
             };
             let status = self::up(&dir, &wanted).await?;

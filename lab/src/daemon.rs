@@ -42,6 +42,8 @@ pub(crate) async fn run(dir: &LabDir) -> Result<()> {
     let _ = rustix::process::setsid();
     tracing_subscriber::fmt()
         .with_ansi(false)
+        // The command line holds standard output locked while it runs: a worker that wrote there would wait for ever.
+        .with_writer(std::io::stderr)
         .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("VIC_LAB_LOG").unwrap_or_else(|_| "info".into()))
         .init();
     let path = dir.lock();

@@ -1,6 +1,6 @@
 //! The lab as one value: inventory, running VMs, sessions, faults.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
@@ -26,8 +26,8 @@ pub(crate) struct Lab {
     runtime: OnceLock<Runtime>,
     faults: Faults,
     sessions: Sessions,
-    /// Objects that a task works on.
-    busy: Mutex<HashSet<String>>,
+    /// Objects that a task works on, with the task.
+    busy: Mutex<HashMap<String, String>>,
 }
 
 /// What VM tasks report to; holds no claim on the lab, which owns them.
@@ -116,10 +116,19 @@ impl Lab {
         self.changed.subscribe()
     }
 
-    /// Keeps the object `id` for one task; `None` while another task has it.
-    pub(crate) fn occupy(self: &Arc<Self>, id: &str) -> Option<Busy> {
-        let free = self.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned());
-        free.then(|| Busy { lab: self.clone(), id: id.to_owned() })
+    /// Keeps the object `id` for `task`.
+    ///
+    /// # Errors
+    /// The task that has it.
+    pub(crate) fn occupy(self: &Arc<Self>, id: &str, task: &str) -> Result<Busy, String> {
+        let mut all = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        match all.get(id) {
+            Some(other) => Err(other.clone()),
+            None => {
+                all.insert(id.to_owned(), task.to_owned());
+                Ok(Busy { lab: self.clone(), id: id.to_owned() })
+            }
+        }
     }
 
     /// The bridges of the port groups.

@@ -6,7 +6,7 @@ use vim25_types::{
     AlreadyExists, AnyMethodFault, DuplicateName, FileAlreadyExists, FileFault, FileLocked, FileNotFound,
     InvalidArgument, InvalidDatastorePath, InvalidDeviceSpec, InvalidName, InvalidPowerState, InvalidProperty,
     InvalidRequest, InvalidState, LocalizedMethodFault, ManagedObjectNotFound, ManagedObjectReference as Moref,
-    NotAuthenticated, NotFound, NotSupported, ResourceInUse, SystemError, TaskInProgress, Value,
+    NoPermission, NotAuthenticated, NotFound, NotSupported, ResourceInUse, SystemError, TaskInProgress, Value,
     VirtualMachinePowerState,
 };
 
@@ -23,6 +23,11 @@ pub(super) fn named(name: &str) -> Fault {
 
 pub(super) fn not_authenticated() -> Fault {
     Fault::new(NotAuthenticated::default(), "The session is not authenticated.")
+}
+
+pub(super) fn no_permission(object: Moref, privilege: &str) -> Fault {
+    let detail = NoPermission { object: Some(object), privilege_id: Some(privilege.into()), ..NoPermission::default() };
+    Fault::new(detail, format!("Permission to perform this operation was denied. (It needs {privilege}.)"))
 }
 
 pub(super) fn not_found(object: &Moref) -> Fault {
@@ -73,8 +78,9 @@ pub(super) fn invalid_state(reason: &str) -> Fault {
     Fault::new(InvalidState::default(), format!("The operation is not allowed in the current state: {reason}"))
 }
 
-pub(super) fn in_progress(object: &Moref) -> Fault {
-    let detail = TaskInProgress { task: Moref::new("Task", object.value.clone()), ..Default::default() };
+/// `task` is the id of the task that is in the way.
+pub(super) fn in_progress(task: &str) -> Fault {
+    let detail = TaskInProgress { task: Moref::new("Task", task), ..Default::default() };
     Fault::new(detail, "Another task is already in progress.")
 }
 

@@ -16,7 +16,7 @@ use crate::world::{Object, PortGroup, StandardSwitch, UPLINK, World};
 /// Longest name of a standard switch on ESXi.
 const MAX_SWITCH_NAME: usize = 31;
 
-/// Longest name of a port group.
+/// Longest name of a port group, bytes.
 const MAX_PORT_GROUP_NAME: usize = 80;
 
 /// The host that a sub-system belongs to, and the host's own part.
@@ -88,7 +88,7 @@ pub(super) async fn remove_switch(cx: &Cx, request: m::RemoveVirtualSwitch) -> R
     })?;
     let bridges = cx.lab.change(|w| {
         for group in &groups {
-            check_unused(w, &request.this, group).map_err(|_| fault::resource_in_use("VirtualSwitch", name))?;
+            check_unused(w, &request.this, group).map_err(|_| fault::resource_in_use("HostVirtualSwitch", name))?;
         }
         let host = host_mut(w, &request.this, NETWORK)?;
         host.switches.retain(|s| s.name != *name);
@@ -103,8 +103,8 @@ pub(super) async fn add_port_group(cx: &Cx, request: m::AddPortGroup) -> Result<
     let spec = request.portgrp;
     let bridge = cx.lab.change(|w| {
         let (id, host) = host(w, &request.this, NETWORK)?;
-        if spec.name.trim().is_empty() || spec.name.chars().count() > MAX_PORT_GROUP_NAME {
-            return Err(fault::invalid_argument("portgrp.name", "it has 1 to 80 characters"));
+        if spec.name.trim().is_empty() || spec.name.len() > MAX_PORT_GROUP_NAME {
+            return Err(fault::invalid_argument("portgrp.name", "it has 1 to 80 bytes"));
         }
         if !(0..=4095).contains(&spec.vlan_id) {
             return Err(fault::invalid_argument("portgrp.vlanId", "it is 0 to 4095"));
@@ -151,7 +151,7 @@ fn check_unused(world: &World, this: &Moref, name: &str) -> Result<(), Fault> {
     let used = world.vms().any(|(_, vm)| {
         vm.host == id && network.as_ref().is_some_and(|network| world.networks_of(vm).contains(network))
     });
-    if used || group.kernel { Err(fault::resource_in_use("PortGroup", name)) } else { Ok(()) }
+    if used || group.kernel { Err(fault::resource_in_use("HostPortGroup", name)) } else { Ok(()) }
 }
 
 /// Removes bridges that no port group has any more.

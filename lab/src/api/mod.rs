@@ -7,6 +7,7 @@
 //!
 //! One module a family of managed objects; each method is a function from its request to its result or a fault.
 
+mod access;
 mod collector;
 mod datastore;
 pub(crate) mod device;

@@ -124,7 +124,8 @@ impl World {
         let parent = self.network_folder(host)?;
         let id = match self.shape() {
             Shape::Vcenter => self.fresh("network"),
-            Shape::Esxi => format!("HaNetwork-{port_group}"),
+            // The escaped name: the id is a file's name too.
+            Shape::Esxi => format!("HaNetwork-{}", network_name(port_group)),
         };
         let bridge = bridge(port_group);
         let network = Network { bridge: bridge.clone(), kind: NetworkKind::Standard };

@@ -1,5 +1,4 @@
-//! vic-machine, the appliance and docker on the embedded vSphere, with real guests.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "test helpers")]
+//! vic-machine, the appliance and docker.
 
 use std::time::{Duration, Instant};
 
