@@ -123,7 +123,7 @@ enum Faults {
 }
 
 #[derive(Debug, Args)]
-#[group(id = "effect", required = true, multiple = false, args = ["fault", "drop", "expire_session", "delay", "kill_vm", "preset"])]
+#[group(id = "effect", required = true, multiple = false, args = ["fault", "drop", "expire_session", "delay", "kill_vm", "fill_datastore", "preset"])]
 struct AddFault {
     /// Calls of this method, `*` matches any text.
     #[arg(long, default_value = "*")]
@@ -158,6 +158,9 @@ struct AddFault {
     /// Kill the QEMU process of this VM.
     #[arg(long, value_name = "VM")]
     kill_vm: Option<String>,
+    /// This datastore is full until the rule is removed, whatever is called.
+    #[arg(long, value_name = "DATASTORE")]
+    fill_datastore: Option<String>,
     /// The rules of a preset: `vcenter`.
     #[arg(long)]
     preset: Option<String>,
@@ -174,6 +177,8 @@ impl AddFault {
             Effect::Delay { milliseconds, jitter: self.jitter }
         } else if let Some(vm) = self.kill_vm {
             Effect::KillVm { vm }
+        } else if let Some(datastore) = self.fill_datastore {
+            Effect::FillDatastore { datastore }
         } else {
             match self.drop {
                 Some(Drop::Before) => Effect::DropBefore,

@@ -170,20 +170,20 @@ async fn handle(
             Answer::Done
         }
         Request::AddFault(rule) => {
-            let id = lab.faults().add(rule);
+            let id = lab.add_fault(rule)?;
             Answer::Faults { rules: lab.faults().list().into_iter().filter(|r| r.id == id).collect() }
         }
         Request::AddPreset { name } => {
             let rules = crate::faults::preset(&name)
                 .ok_or_else(|| Error::Refused(format!("there is no preset {name:?}; there is: vcenter")))?;
             for rule in rules {
-                lab.faults().add(rule);
+                lab.add_fault(rule)?;
             }
             Answer::Faults { rules: lab.faults().list() }
         }
         Request::ListFaults => Answer::Faults { rules: lab.faults().list() },
         Request::ClearFaults { id } => {
-            lab.faults().clear(id);
+            lab.clear_faults(id);
             Answer::Done
         }
     })

@@ -9,8 +9,8 @@ use tokio::sync::watch;
 use crate::api::Sessions;
 use crate::control::VmStatus;
 use crate::dir::LabDir;
-use crate::error::Result;
-use crate::faults::Faults;
+use crate::error::{Error, Result};
+use crate::faults::{Effect, Faults, Rule};
 use crate::net::Network;
 use crate::settings::Settings;
 use crate::vm::{Host, Place, Power, Runtime, VmState};
@@ -81,6 +81,27 @@ impl Lab {
     /// The fault rules.
     pub(crate) fn faults(&self) -> &Faults {
         &self.faults
+    }
+
+    /// Adds a fault rule and gives its number.
+    ///
+    /// # Errors
+    /// When it fills a datastore that is not there.
+    pub(crate) fn add_fault(&self, rule: Rule) -> Result<u64> {
+        if let Effect::FillDatastore { datastore } = &rule.effect
+            && self.read(|w| w.datastore_named(datastore).is_none())
+        {
+            return Err(Error::Refused(format!("there is no datastore {datastore}")));
+        }
+        let id = self.faults.add(rule);
+        self.change(|w| w.set_filled(self.faults.filled()));
+        Ok(id)
+    }
+
+    /// Removes one fault rule, or all.
+    pub(crate) fn clear_faults(&self, id: Option<u64>) {
+        self.faults.clear(id);
+        self.change(|w| w.set_filled(self.faults.filled()));
     }
 
     /// The API's sessions.

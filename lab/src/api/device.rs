@@ -22,6 +22,12 @@ use crate::world::{DatastorePath, World};
 /// Serial ports that a VM may have; the third port of the machine is the lab's guest info channel.
 const MAX_SERIAL: usize = 2;
 
+/// Disks on one paravirtual SCSI controller: units 0 to 64, of which the adapter itself has 7.
+pub(super) const PVSCSI_DISKS: usize = 64;
+
+/// Disks on one of the other SCSI controllers.
+pub(super) const SCSI_DISKS: usize = 15;
+
 /// Network adapters that a VM may have.
 const MAX_NICS: usize = 10;
 
@@ -301,9 +307,8 @@ impl Planner<'_> {
         if !is_scsi(bus) {
             return Err(fault::device(index, "the lab has disks on SCSI controllers only"));
         }
-        // The adapter itself has unit 7.  QEMU's paravirtual one ends at target 63, ESXi's at 64.
-        let last = if matches!(bus, Device::ParaVirtualSCSIController(_)) { 63 } else { 15 };
-        let units: Vec<i32> = (0..=last).filter(|&u| u != 7).collect();
+        let room = if matches!(bus, Device::ParaVirtualSCSIController(_)) { PVSCSI_DISKS } else { SCSI_DISKS };
+        let units: Vec<i32> = (0..).filter(|&u| u != 7).take(room).collect();
         disk.unit_number = Some(self.unit(index, key, disk.unit_number, &units)?);
         disk.key = self.free_key(2000 + (key - 1000) * 100);
         let number = self.plan.devices.iter().filter(|d| matches!(d, Device::VirtualDisk(_))).count() + 1;

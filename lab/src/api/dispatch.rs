@@ -114,7 +114,7 @@ pub(super) async fn answer(lab: Arc<Lab>, peer: IpAddr, agent: String, cookie: O
             }
         }
         Some(Effect::KillVm { vm }) => vm::kill(&lab, &vm),
-        Some(Effect::Delay { .. }) | None => {}
+        Some(Effect::Delay { .. } | Effect::FillDatastore { .. }) | None => {}
     }
 
     let open = matches!(call.name.as_str(), "RetrieveServiceContent" | "CurrentTime" | "Login" | "SessionIsActive");

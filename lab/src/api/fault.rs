@@ -6,11 +6,12 @@ use vim25_types::{
     AlreadyExists, AnyMethodFault, DuplicateName, FileAlreadyExists, FileFault, FileLocked, FileNotFound,
     InvalidArgument, InvalidDatastorePath, InvalidDeviceSpec, InvalidName, InvalidPowerState, InvalidProperty,
     InvalidRequest, InvalidState, LocalizedMethodFault, ManagedObjectNotFound, ManagedObjectReference as Moref,
-    NoPermission, NotAuthenticated, NotFound, NotSupported, ResourceInUse, SystemError, TaskInProgress, Value,
-    VirtualMachinePowerState,
+    NoDiskSpace, NoPermission, NotAuthenticated, NotFound, NotSupported, ResourceInUse, SystemError, TaskInProgress,
+    Value, VirtualMachinePowerState,
 };
 
 use crate::error::Error;
+use crate::world::DatastorePath;
 
 /// A fault known by its name only: one that the rules ask for.
 pub(super) fn named(name: &str) -> Fault {
@@ -101,6 +102,13 @@ pub(super) fn file_exists(file: &str) -> Fault {
         FileAlreadyExists { base },
         format!("Cannot complete the operation because the file {file} already exists"),
     )
+}
+
+pub(super) fn no_disk_space(file: &DatastorePath) -> Fault {
+    let base = FileFault { file: file.to_string(), ..FileFault::default() };
+    let datastore = file.datastore.clone();
+    let message = format!("There is not enough space on the file system of datastore {datastore} for {file}.");
+    Fault::new(NoDiskSpace { base, datastore }, message)
 }
 
 pub(super) fn file_locked(file: &str) -> Fault {

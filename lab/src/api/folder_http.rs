@@ -215,8 +215,7 @@ async fn put(lab: &Lab, request: Request<Incoming>, path: &DatastorePath, file: 
     let announced =
         request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
     if let Some(length) = announced {
-        let free = lab.read(|w| w.datastore_named(&path.datastore).map_or(0, |(e, d)| w.space(e, d).1));
-        if length > free {
+        if !lab.read(|w| w.has_room(&path.datastore, length)) {
             return Err(refuse(StatusCode::INSUFFICIENT_STORAGE, "the datastore is full\n"));
         }
     }

@@ -8,6 +8,8 @@
 //! One module a family of managed objects; each method is a function from its request to its result or a fault.
 
 mod access;
+#[cfg(test)]
+mod bench;
 mod collector;
 mod datastore;
 pub(crate) mod device;
@@ -21,6 +23,8 @@ mod inventory;
 mod managers;
 mod select;
 mod session;
+#[cfg(test)]
+mod strict;
 mod task;
 mod vm;
 mod vm_config;

@@ -9,6 +9,7 @@ use vim25_types::{
     VirtualMachineConfigSpec, VirtualMachinePowerState, methods as m,
 };
 
+use super::datastore::room_for;
 use super::device::{self, Env, Plan};
 use super::dispatch::Cx;
 use super::inventory::{checked_name, entry, free_name, takes};
@@ -135,6 +136,7 @@ async fn make(
         Ok::<_, Fault>((config, plan, host, vmx))
     })?;
     let file = lab.read(|w| w.file(&vmx.to_string())).ok_or_else(|| fault::datastore_path(&vmx.to_string()))?;
+    room_for(lab, &vmx, 0)?;
     if let Some(parent) = file.parent() {
         std::fs::create_dir_all(parent).map_err(|e| fault::system(&Error::file("make the folder", parent)(e)))?;
     }
@@ -167,6 +169,11 @@ fn on_disk(lab: &Lab, path: &DatastorePath) -> Result<PathBuf, Fault> {
 async fn make_disks(lab: &Lab, plan: &Plan) -> Result<(), Fault> {
     let mut made = Vec::new();
     for new in &plan.create {
+        // Thin: what it takes comes with the guest's writes.
+        if let Err(full) = room_for(lab, &new.path, 0) {
+            unmake(&made);
+            return Err(full);
+        }
         let file = on_disk(lab, &new.path)?;
         let parent = new.parent.as_ref().map(|p| on_disk(lab, p)).transpose()?;
         if let Err(error) = disk::make(&file, new.capacity, parent.as_deref()).await {

@@ -74,7 +74,11 @@ impl Range {
 pub(crate) struct Network {
     namespace: Namespace,
     range: Range,
+    run: Run,
 }
+
+/// Runs a program to its end: [`process::run`], or a stand-in in tests.
+type Run = fn(&str, &[&str], &str) -> Result<String>;
 
 impl Network {
     /// Opens the lab's namespace, making it where it is missing.
@@ -82,7 +86,13 @@ impl Network {
     /// # Errors
     /// When not root or when the kernel refuses.
     pub(crate) fn open(name: &str, range: Range) -> Result<Self> {
-        Ok(Self { namespace: Namespace::open(name)?, range })
+        Ok(Self { namespace: Namespace::open(name)?, range, run: process::run })
+    }
+
+    /// Wires that lead nowhere, for tests of what does not need them.
+    #[cfg(test)]
+    pub(crate) fn unwired(range: Range) -> Self {
+        Self { namespace: Namespace::absent(), range, run: |_, _, _| Ok(String::new()) }
     }
 
     /// The namespace.
@@ -96,13 +106,13 @@ impl Network {
     }
 
     fn has_link(&self, link: &str) -> bool {
-        process::run("ip", &["-n", self.namespace.name(), "link", "show", "dev", link], "look for a link").is_ok()
+        (self.run)("ip", &["-n", self.namespace.name(), "link", "show", "dev", link], "look for a link").is_ok()
     }
 
     fn ip(&self, args: &[&str], what: &str) -> Result<()> {
         let mut all = vec!["-n", self.namespace.name()];
         all.extend(args);
-        process::run("ip", &all, what).map(|_| ())
+        (self.run)("ip", &all, what).map(|_| ())
     }
 
     /// Makes the bridge of a port group; the [`SERVED_BRIDGE`] gets the lab's address.
@@ -136,7 +146,7 @@ impl Network {
     pub(crate) fn add_tap(&self, tap: &str, bridge: &str) -> Result<()> {
         if !self.has_link(tap) {
             // Taps are made on the machine by `ip tuntap`, which knows no namespace of its own: it runs inside.
-            process::run(
+            (self.run)(
                 "ip",
                 &["netns", "exec", self.namespace.name(), "ip", "tuntap", "add", "dev", tap, "mode", "tap"],
                 "make a tap",

@@ -45,6 +45,8 @@ pub(crate) struct World {
     tasks: BTreeMap<u64, TaskInfo>,
     events: events::Events,
     options: BTreeMap<String, String>,
+    /// Datastores that have no room, whatever the machine's disk has.
+    filled: BTreeSet<String>,
     next: u64,
     version: u64,
     dirty: BTreeSet<String>,
@@ -78,6 +80,7 @@ impl World {
             tasks: BTreeMap::new(),
             events: events::Events::default(),
             options: BTreeMap::new(),
+            filled: BTreeSet::new(),
             next: 100,
             version: 1,
             dirty: BTreeSet::new(),
@@ -257,6 +260,14 @@ impl World {
             Object::Datastore(datastore) if e.name == name => Some((e, datastore)),
             _ => None,
         })
+    }
+
+    /// Names the datastores that have no room.
+    pub(crate) fn set_filled(&mut self, names: BTreeSet<String>) {
+        if self.filled != names {
+            self.filled = names;
+            self.bump();
+        }
     }
 
     /// Whether the object `id` is somewhere below `above`.

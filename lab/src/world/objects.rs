@@ -175,9 +175,6 @@ fn powered_off() -> Power {
 pub(crate) struct Datastore {
     /// Its UUID, which is its folder under `/vmfs/volumes`.
     pub uuid: String,
-    /// How much it may hold, bytes; the machine's disk when absent.
-    #[serde(default)]
-    pub capacity: Option<u64>,
 }
 
 /// What kind of port group it is.

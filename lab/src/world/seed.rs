@@ -100,7 +100,7 @@ fn host() -> Object {
 }
 
 fn datastore() -> Object {
-    Object::Datastore(Datastore { uuid: uuid::Uuid::new_v4().simple().to_string(), capacity: None })
+    Object::Datastore(Datastore { uuid: uuid::Uuid::new_v4().simple().to_string() })
 }
 
 /// Fills an empty inventory.

@@ -10,7 +10,7 @@ use vim25_types::{
     ResourcePoolSummary, Value, VirtualAppSummary, VirtualAppVAppState, VmfsDatastoreInfo,
 };
 
-use super::objects::{Compute, Datastore, Entry, Host, Object, Pool};
+use super::objects::{Compute, Entry, Host, Object, Pool};
 use super::view::{many, one, some};
 use super::{World, firewall, now};
 use crate::settings::Shape;
@@ -219,18 +219,17 @@ impl World {
     }
 
     /// Total and free bytes of a datastore.
-    pub(crate) fn space(&self, entry: &Entry, datastore: &Datastore) -> (u64, u64) {
+    pub(crate) fn space(&self, entry: &Entry) -> (u64, u64) {
         let folder = self.datastore_folder(&entry.name);
         let (total, free) = rustix::fs::statvfs(&folder)
             .map(|s| (s.f_blocks * s.f_frsize, s.f_bavail * s.f_frsize))
             .unwrap_or_default();
-        match datastore.capacity {
-            None => (total, free),
-            Some(capacity) => {
-                let used = folder_size(&folder);
-                (capacity, capacity.saturating_sub(used).min(free))
-            }
-        }
+        (total, if self.filled.contains(&entry.name) { 0 } else { free })
+    }
+
+    /// Whether so many bytes more have room on a datastore.
+    pub(crate) fn has_room(&self, datastore: &str, bytes: u64) -> bool {
+        self.datastore_named(datastore).is_some_and(|(entry, _)| self.space(entry).1 >= bytes.max(1))
     }
 
     /// Where a datastore's files are.
@@ -244,7 +243,7 @@ impl World {
         let url = format!("ds:///vmfs/volumes/{}/", datastore.uuid);
         match name {
             "summary" => {
-                let (capacity, free) = self.space(entry, datastore);
+                let (capacity, free) = self.space(entry);
                 one(
                     name,
                     &DatastoreSummary {
@@ -262,7 +261,7 @@ impl World {
                 )
             }
             "info" => {
-                let (_, free) = self.space(entry, datastore);
+                let (_, free) = self.space(entry);
                 let base = DatastoreInfo {
                     name: entry.name.clone(),
                     url,
@@ -305,19 +304,6 @@ impl World {
             _ => Vec::new(),
         }
     }
-}
-
-fn folder_size(folder: &std::path::Path) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
-    entries
-        .filter_map(Result::ok)
-        .map(|e| match e.metadata() {
-            Ok(m) if m.is_dir() => folder_size(&e.path()),
-            Ok(m) => m.blocks() * 512,
-            Err(_) => 0,
-        })
-        .sum()
 }
 
 fn pool_runtime() -> ResourcePoolRuntimeInfo {
