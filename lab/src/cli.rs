@@ -123,7 +123,12 @@ enum Faults {
 }
 
 #[derive(Debug, Args)]
-#[group(id = "effect", required = true, multiple = false, args = ["fault", "drop", "expire_session", "delay", "kill_vm", "fill_datastore", "preset"])]
+// Not `#[group]`: that would take in every option of the struct.
+#[command(group(
+    clap::ArgGroup::new("effect").required(true).args([
+        "fault", "drop", "expire_session", "delay", "kill_vm", "fill_datastore", "preset",
+    ])
+))]
 struct AddFault {
     /// Calls of this method, `*` matches any text.
     #[arg(long, default_value = "*")]
@@ -141,7 +146,8 @@ struct AddFault {
     #[arg(long)]
     fault: Option<String>,
     /// The call succeeds, and its task fails.
-    #[arg(long, requires = "fault")]
+    // `requires` alone is waived where its option is shut out by another effect.
+    #[arg(long, requires = "fault", conflicts_with_all = ["drop", "expire_session", "delay", "kill_vm", "fill_datastore", "preset"])]
     in_task: bool,
     /// Close the connection before or after the effect.
     #[arg(long, value_enum)]
@@ -153,7 +159,7 @@ struct AddFault {
     #[arg(long, value_name = "MILLISECONDS")]
     delay: Option<u64>,
     /// And up to this many milliseconds more.
-    #[arg(long, requires = "delay", default_value_t = 0, value_name = "MILLISECONDS")]
+    #[arg(long, requires = "delay", default_value_t = 0, value_name = "MILLISECONDS", conflicts_with_all = ["fault", "drop", "expire_session", "kill_vm", "fill_datastore", "preset"])]
     jitter: u64,
     /// Kill the QEMU process of this VM.
     #[arg(long, value_name = "VM")]
@@ -375,4 +381,34 @@ fn exec(dir: &LabDir, command: &[String]) -> Result<()> {
     // This thread is the one that is inside, and it becomes the command.
     let source = std::process::Command::new(&command[0]).args(&command[1..]).exec();
     Err(Error::Spawn { program: command[0].clone(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Request, clap::Error> {
+        let cli = Cli::try_parse_from(text.split(' '))?;
+        match cli.command {
+            Command::Faults(Faults::Add(add)) => Ok(add.request()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_rule_has_one_effect_and_any_of_the_conditions() {
+        let Request::AddFault(rule) =
+            parse("vic-lab faults add --method Login --object x* --nth 3 --times 2 --delay 5 --jitter 1").unwrap()
+        else {
+            panic!("no rule");
+        };
+        assert_eq!((rule.method.as_str(), rule.object.as_str(), rule.skip, rule.times), ("Login", "x*", 2, Some(2)));
+        assert_eq!(rule.effect, Effect::Delay { milliseconds: 5, jitter: 1 });
+        for right in ["--drop after", "--expire-session", "--kill-vm a", "--fill-datastore a", "--preset vcenter"] {
+            parse(&format!("vic-lab faults add {right}")).unwrap();
+        }
+        for wrong in ["--method Login", "--drop after --delay 3", "--in-task --drop after", "--jitter 3 --drop after"] {
+            parse(&format!("vic-lab faults add {wrong}")).unwrap_err();
+        }
+    }
 }

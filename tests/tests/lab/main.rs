@@ -2,4 +2,5 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "test helpers")]
 
 mod pyvmomi;
+mod rules;
 mod vch;
