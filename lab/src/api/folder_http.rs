@@ -214,10 +214,8 @@ async fn put(lab: &Lab, request: Request<Incoming>, path: &DatastorePath, file: 
     let existed = file.exists();
     let announced =
         request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
-    if let Some(length) = announced {
-        if !lab.read(|w| w.has_room(&path.datastore, length)) {
-            return Err(refuse(StatusCode::INSUFFICIENT_STORAGE, "the datastore is full\n"));
-        }
+    if !lab.read(|w| w.has_room(&path.datastore, announced.unwrap_or(0))) {
+        return Err(refuse(StatusCode::INSUFFICIENT_STORAGE, "the datastore is full\n"));
     }
     let aside = tempfile::Builder::new().prefix(".upload-").tempfile_in(folder).map_err(|e| io(&e))?;
     let (handle, name) = aside.into_parts();

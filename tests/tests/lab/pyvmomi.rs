@@ -23,8 +23,7 @@ fn suite(args: &[&str]) {
         .env("LAB_READONLY", READER)
         .output()
         .unwrap();
-    println!("{}", text(&output));
-    assert!(output.status.success(), "the suite failed ({}); the lab says:\n{}", output.status, lab.log());
+    assert!(output.status.success(), "{}\nThe lab says:\n{}", text(&output), lab.log());
 }
 
 #[test]
