@@ -10,6 +10,7 @@ use vim25_types::{
 };
 
 use super::bench::{Bench, READER, fault_of};
+use super::device::{PVSCSI_DISKS, SCSI_DISKS};
 use crate::faults::{Effect, Rule};
 use crate::vm::Power;
 
@@ -167,11 +168,11 @@ async fn a_controller_takes_so_many_disks_and_no_more() {
     let mut lsi = VirtualLsiLogicController::default();
     (lsi.key, lsi.bus_number, lsi.shared_bus) = (-1, 1, VirtualSCSISharing::NoSharing);
     change(&bench, &vm, vec![add(lsi)]).await.unwrap();
-    for (key, room) in [(1000, super::device::PVSCSI_DISKS), (1001, super::device::SCSI_DISKS)] {
+    for (key, room) in [(1000, PVSCSI_DISKS), (1001, SCSI_DISKS)] {
         refused(change(&bench, &vm, many(key, room + 1)).await, "TooManyDevices");
     }
     // With room for as many: nothing is made, the plan alone is looked at.
-    change(&bench, &vm, many(1001, super::device::SCSI_DISKS)).await.unwrap();
+    change(&bench, &vm, many(1001, SCSI_DISKS)).await.unwrap();
     refused(change(&bench, &vm, many(1001, 1)).await, "TooManyDevices");
     refused(change(&bench, &vm, vec![pvscsi(), pvscsi(), pvscsi()]).await, "TooManyDevices");
 }
@@ -355,7 +356,7 @@ async fn a_port_group_with_a_nic_on_it_stays() {
     refused(bench.call(&m::AddPortGroup { this: this.clone(), portgrp: group }).await, "AlreadyExists");
     let mut nic = VirtualVmxnet3::default();
     let mut backing = vim25_types::VirtualEthernetCardNetworkBackingInfo::default();
-    backing.device_name = "pg".into();
+    "pg".clone_into(&mut backing.device_name);
     (nic.key, nic.backing) = (-1, Some(backing.into()));
     let vm = create(&bench, "vm", vec![add(nic)]).await;
     let remove = m::RemovePortGroup { this, pg_name: "pg".into() };
