@@ -396,6 +396,22 @@ mod tests {
     }
 
     #[test]
+    fn the_reference_names_every_command_and_option() {
+        let page = include_str!("../../docs/reference/lab.md");
+        let mut open = vec![<Cli as clap::CommandFactory>::command()];
+        while let Some(command) = open.pop() {
+            for option in command.get_arguments().filter(|a| !a.is_hide_set()).filter_map(|a| a.get_long()) {
+                let known = matches!(option, "help" | "version") || page.contains(&format!("--{option}"));
+                assert!(known, "docs/reference/lab.md does not name --{option} of {}", command.get_name());
+            }
+            for inner in command.get_subcommands().filter(|c| !c.is_hide_set()) {
+                assert!(page.contains(inner.get_name()), "docs/reference/lab.md does not name {}", inner.get_name());
+                open.push(inner.clone());
+            }
+        }
+    }
+
+    #[test]
     fn a_rule_has_one_effect_and_any_of_the_conditions() {
         let Request::AddFault(rule) =
             parse("vic-lab faults add --method Login --object x* --nth 3 --times 2 --delay 5 --jitter 1").unwrap()

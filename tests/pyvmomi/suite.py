@@ -465,6 +465,19 @@ class HostNetwork(LabCase):
         self.assertRaises(vim.fault.NotFound, system.EnableRuleset, "no-such-rules")
 
 
+class Licences(LabCase):
+    def test_the_licence_names_its_features(self):
+        manager = self.content.licenseManager
+        (licence,) = manager.licenses
+        features = {p.value.key for p in licence.properties if p.key == "feature"}
+        self.assertTrue({"serialuri:2", "dvs", "drs"} <= features, features)
+        if self.vcenter:
+            assigned = manager.licenseAssignmentManager.QueryAssignedLicenses(self.host._moId)
+            self.assertEqual([a.assignedLicense.licenseKey for a in assigned], [licence.licenseKey])
+        else:
+            self.assertIsNone(manager.licenseAssignmentManager)
+
+
 class Faults(LabCase):
     def test_logins(self):
         with self.assertRaises(vim.fault.InvalidLogin):

@@ -348,6 +348,30 @@ async fn a_full_datastore_takes_no_more() {
 }
 
 #[tokio::test]
+async fn tasks_exclude_each_other_on_a_vm_and_not_in_a_folder() {
+    if no_qemu_img() {
+        return;
+    }
+    let bench = Bench::new(false).await;
+    let vm = create(&bench, "vm", vec![pvscsi()]).await;
+    // The first waits for `qemu-img` when the second comes.
+    let spec = VirtualMachineConfigSpec { device_change: vec![disk(1000, "", None)], ..Default::default() };
+    let (first, second) =
+        (m::ReconfigVMTask { this: vm.clone(), spec }, m::RenameTask { this: vm, new_name: "x".into() });
+    let (first, second) = tokio::join!(bench.run(&first), bench.run(&second));
+    first.unwrap();
+    refused(second, "TaskInProgress");
+    let one = creation(&bench, spec_with_disk("one"));
+    let two = creation(&bench, spec_with_disk("two"));
+    let (one, two) = tokio::join!(bench.run(&one), bench.run(&two));
+    assert_ne!(one.unwrap(), two.unwrap());
+}
+
+fn spec_with_disk(name: &str) -> VirtualMachineConfigSpec {
+    spec(name, vec![pvscsi(), disk(-1, "", None)])
+}
+
+#[tokio::test]
 async fn a_port_group_with_a_nic_on_it_stays() {
     let bench = Bench::new(true).await;
     let this = Moref::new("HostNetworkSystem", "networkSystem-ha-host");
