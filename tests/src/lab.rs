@@ -19,9 +19,9 @@ pub struct Lab {
 pub const ADDRESS: &str = "192.168.120.10";
 
 impl Lab {
-    /// Starts a lab with an appliance image beside it.
-    pub fn up() -> Self {
-        let lab = Self::bare(&[]);
+    /// Starts a lab with an appliance image beside it; `args` go to `vic-lab up`.
+    pub fn up(args: &[&str]) -> Self {
+        let lab = Self::bare(args);
         std::fs::copy(program("appliance.iso"), lab.stage.folder.path().join("appliance.iso")).unwrap();
         lab
     }

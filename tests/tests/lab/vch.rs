@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use vic_tests::block_on;
 use vic_tests::lab::{ADDRESS, Lab, text};
-use vim25::types::{ManagedObjectReference, methods};
+use vim25::types::{HostPortGroupSpec, ManagedObjectReference, methods};
 
 const NAME: &str = "vch1";
 
@@ -30,7 +30,7 @@ fn docker_answers(lab: &Lab) {
 
 #[test]
 fn create_docker_ls_inspect_delete() {
-    let lab = Lab::up();
+    let lab = Lab::up(&[]);
     let before = lab.stage.picture();
     let created = create(&lab);
     assert_eq!(
@@ -76,7 +76,7 @@ fn create_docker_ls_inspect_delete() {
 
 #[test]
 fn the_vch_survives_a_reset_of_its_vm_and_the_death_of_the_labs_daemon() {
-    let mut lab = Lab::up();
+    let mut lab = Lab::up(&[]);
     let created = create(&lab);
     docker_answers(&lab);
     let vm = ManagedObjectReference::new("VirtualMachine", created["id"].as_str().unwrap());
@@ -94,4 +94,27 @@ fn the_vch_survives_a_reset_of_its_vm_and_the_death_of_the_labs_daemon() {
     let inspected = lab.stage.vic("inspect", &["--name", NAME, "--output", "json"]);
     assert_eq!(inspected.ended_with(0).json()["id"], created["id"]);
     lab.stage.vic("delete", &["--name", NAME]).ended_with(0);
+}
+
+#[test]
+fn a_vch_on_a_lone_esxi_host() {
+    let lab = Lab::up(&["--esxi"]);
+    // A new host has "VM Network" alone: the bridge network is made for the VCH.
+    block_on(async {
+        let session = lab.stage.session().await;
+        let this = ManagedObjectReference::new("HostNetworkSystem", "networkSystem-ha-host");
+        let vswitch_name = "vch".to_owned();
+        let switch = methods::AddVirtualSwitch { this: this.clone(), vswitch_name: vswitch_name.clone(), spec: None };
+        session.call(&switch).await.unwrap();
+        let portgrp = HostPortGroupSpec { name: "bridge".into(), vswitch_name, ..HostPortGroupSpec::default() };
+        session.call(&methods::AddPortGroup { this, portgrp }).await.unwrap();
+        session.logout().await.unwrap();
+    });
+    let before = lab.stage.picture();
+    create(&lab);
+    docker_answers(&lab);
+    let listed = lab.stage.vic("ls", &["--output", "json"]).ended_with(0).json();
+    assert_eq!(listed["vchs"][0]["state"], "ready", "{listed}");
+    lab.stage.vic("delete", &["--name", NAME]).ended_with(0);
+    assert_eq!(lab.stage.picture(), before, "delete leaves the inventory as it was before create");
 }
