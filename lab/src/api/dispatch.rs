@@ -13,7 +13,7 @@ use vim25_types::xml::Element;
 use vim25_types::{ManagedObjectReference as Moref, Method, Value, methods as m};
 
 use super::session::Session;
-use super::{access, collector, datastore, disk, fault, host, inventory, managers, session, vm};
+use super::{access, collector, datastore, disk, fault, host, inventory, managers, search, session, vm, vm_power};
 use crate::faults::Effect;
 use crate::lab::Lab;
 
@@ -234,12 +234,12 @@ async fn call_method(cx: &Cx, this: Moref, call: &Element) -> Result<String, Fau
         DestroyPropertyCollector => collector::destroy,
         CreateContainerView => managers::create_container_view,
         DestroyView => managers::destroy_view,
-        FindByInventoryPath => inventory::find_by_path,
-        FindByUuid => inventory::find_by_uuid,
-        FindAllByUuid => inventory::find_all_by_uuid,
-        FindChild => inventory::find_child,
-        FindByIp => inventory::find_by_ip,
-        FindByDatastorePath => inventory::find_by_datastore_path,
+        FindByInventoryPath => search::find_by_path,
+        FindByUuid => search::find_by_uuid,
+        FindAllByUuid => search::find_all_by_uuid,
+        FindChild => search::find_child,
+        FindByIp => search::find_by_ip,
+        FindByDatastorePath => search::find_by_datastore_path,
         CreateFolder => inventory::create_folder,
         CreateResourcePool => inventory::create_pool,
         CreateVApp => inventory::create_vapp,
@@ -254,14 +254,14 @@ async fn call_method(cx: &Cx, this: Moref, call: &Element) -> Result<String, Fau
         CreateVMTask => vm::create,
         CreateChildVMTask => vm::create_child,
         ReconfigVMTask => vm::reconfigure,
-        PowerOnVMTask => vm::power_on,
-        PowerOffVMTask => vm::power_off,
-        ResetVMTask => vm::reset,
-        ShutdownGuest => vm::shutdown_guest,
-        RebootGuest => vm::reboot_guest,
+        PowerOnVMTask => vm_power::power_on,
+        PowerOffVMTask => vm_power::power_off,
+        ResetVMTask => vm_power::reset,
+        ShutdownGuest => vm_power::shutdown_guest,
+        RebootGuest => vm_power::reboot_guest,
         UnregisterVM => vm::unregister,
-        PowerOnVAppTask => vm::power_on_vapp,
-        PowerOffVAppTask => vm::power_off_vapp,
+        PowerOnVAppTask => vm_power::power_on_vapp,
+        PowerOffVAppTask => vm_power::power_off_vapp,
         CancelTask => managers::cancel_task,
         QueryEvents => managers::query_events,
         CreateCollectorForEvents => managers::create_event_collector,

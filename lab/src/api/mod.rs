@@ -21,6 +21,7 @@ mod host;
 mod http;
 mod inventory;
 mod managers;
+mod search;
 mod select;
 mod session;
 #[cfg(test)]
@@ -28,6 +29,7 @@ mod strict;
 mod task;
 mod vm;
 mod vm_config;
+mod vm_power;
 
 use std::sync::Arc;
 
