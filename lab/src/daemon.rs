@@ -189,6 +189,18 @@ async fn handle(
     })
 }
 
+/// Starts the daemon anew in its own process, as after a crash: nothing is tidied up, sockets and the lock are closed by
+/// the kernel.  Returns only when that is not possible.
+pub(crate) fn restart() {
+    use std::os::unix::process::CommandExt;
+    tracing::info!("the daemon starts anew, as a rule says");
+    let mut args = std::env::args_os();
+    let program = args.next().unwrap_or_default();
+    // By what it is now: the path that it was started by may lead elsewhere.
+    let error = std::process::Command::new("/proc/self/exe").arg0(program).args(args).exec();
+    tracing::error!("the daemon does not start anew: {error}");
+}
+
 fn remember_published(dir: &LabDir, publisher: &Publisher) -> Result<()> {
     let Some(mut settings) = Settings::load(dir)? else { return Ok(()) };
     settings.publish = publisher.list();

@@ -34,6 +34,8 @@ pub(crate) enum Effect {
         /// And up to this many more.
         jitter: u64,
     },
+    /// The daemon starts anew, and the call is lost with its connection and with every session.
+    Restart,
     /// The datastore is full for as long as the rule is there, whatever is called.
     FillDatastore {
         /// Its name.

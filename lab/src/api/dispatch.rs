@@ -113,6 +113,10 @@ pub(super) async fn answer(lab: Arc<Lab>, peer: IpAddr, agent: String, cookie: O
                 lab.sessions().end(&session.key);
             }
         }
+        Some(Effect::Restart) => {
+            crate::daemon::restart();
+            return Reply::Dropped;
+        }
         Some(Effect::KillVm { vm }) => vm::kill(&lab, &vm),
         Some(Effect::Delay { .. } | Effect::FillDatastore { .. }) | None => {}
     }

@@ -36,6 +36,10 @@ pub(super) async fn handle(lab: Arc<Lab>, request: Request<Incoming>) -> Result<
     }
     match verdict.effect {
         Some(Effect::DropBefore) => return Err(Dropped),
+        Some(Effect::Restart) => {
+            crate::daemon::restart();
+            return Err(Dropped);
+        }
         Some(Effect::Fault { fault, .. }) => return Ok(plain(StatusCode::INTERNAL_SERVER_ERROR, fault)),
         Some(Effect::ExpireSession) => {
             if let Some(key) = session_cookie(&request) {

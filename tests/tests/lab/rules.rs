@@ -155,6 +155,35 @@ fn a_vm_dies_by_rule_and_a_vcenter_takes_its_time() {
 }
 
 #[test]
+fn a_daemon_that_starts_anew_keeps_vms_and_inventory() {
+    let lab = Lab::bare(&[]);
+    block_on(async {
+        let session = lab.stage.session().await;
+        let vm = make_vm(&session, "steady").await;
+        session.run(&methods::PowerOnVMTask { this: vm.clone(), host: None }).await.unwrap();
+        let booted = session.read(&vm, &["summary.runtime.powerState"]).await.unwrap();
+        rule(&lab, &["--method", "CreateFolder", "--restart"]);
+        let broken = make_folder(&session, "lost").await.unwrap_err();
+        assert!(matches!(broken, Error::Unreachable { .. }), "{broken:?}");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let after = loop {
+            // The session is gone too: the client logs in again within the call.
+            match session.read(&vm, &["summary.runtime.powerState"]).await {
+                Ok(after) => break after,
+                Err(error) => assert!(Instant::now() < deadline, "the lab is not back: {error}\n{}", lab.log()),
+            }
+            tokio::task::yield_now().await;
+        };
+        assert_eq!(after.properties, booted.properties);
+        assert!(!exists(&session, "lost").await);
+        // The rule is gone with the daemon that had it.
+        make_folder(&session, "found").await.unwrap();
+        session.run(&methods::PowerOffVMTask { this: vm }).await.unwrap();
+        session.logout().await.unwrap();
+    });
+}
+
+#[test]
 fn switches_and_port_groups_outlive_the_daemon() {
     use vim25::types::{HostNetworkInfo, HostPortGroupSpec};
     let mut lab = Lab::bare(&["--esxi"]);
