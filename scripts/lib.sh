@@ -76,7 +76,7 @@ build_appliance() {
         --file "vic-endpoint=$TARGET/$STATIC/release/vic-endpoint"
 }
 
-# The simulator that nobody here wrote.
+# The simulator that nobody here wrote, into the folder given.
 build_vcsim() {
-    (cd tests/vcsim && GO111MODULE=off GOPATH=/usr/share/gocode go build -o "$TARGET/debug/vcsim" .)
+    (cd tests/vcsim && GO111MODULE=off GOPATH=/usr/share/gocode go build -o "$1/vcsim" .)
 }

@@ -8,6 +8,7 @@
 
 pub mod cut;
 pub mod lab;
+pub mod proxy;
 mod run;
 pub mod vcsim;
 
@@ -75,6 +76,11 @@ impl Stage {
         all.extend(self.place.iter().map(String::as_str));
         all.extend(args);
         all
+    }
+
+    /// [`Self::picture`] without its last line: a process that was killed could not log out.
+    pub fn inventory(&self) -> Vec<String> {
+        self.picture().into_iter().filter(|line| !line.ends_with(" sessions")).collect()
     }
 
     /// Where requests and responses are written.

@@ -66,11 +66,15 @@ impl Running {
         }
     }
 
+    /// Its process id.
+    pub fn id(&self) -> libc::pid_t {
+        libc::pid_t::try_from(self.child.id()).unwrap()
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: libc::c_int) {
-        let pid = libc::pid_t::try_from(self.child.id()).unwrap();
         // SAFETY: kill(2) touches no memory; the child has not been waited for, so the id is its own.
-        unsafe { libc::kill(pid, signal) };
+        unsafe { libc::kill(self.id(), signal) };
     }
 
     /// Its peak of resident memory so far, in KiB; 0 when it has ended.

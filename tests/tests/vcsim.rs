@@ -3,6 +3,7 @@
 
 use std::net::TcpListener;
 
+use vic_tests::proxy::{Act, Proxy};
 use vic_tests::vcsim::{Shape, Vcsim};
 use vic_tests::{Stage, cut, write_iso};
 
@@ -19,7 +20,7 @@ fn create_and_delete(shape: Shape) {
     created.ended_with(0);
     let created = created.json();
     assert_eq!(created["state"], "ready", "{created}");
-    assert_eq!(created["docker_host"], "192.0.2.10:2376");
+    assert_eq!(created["docker_host"], "vch.example:2376", "the name in the certificate");
     for file in ["ca.pem", "cert.pem", "key.pem", "vch1.env"] {
         assert!(stage.folder.path().join(NAME).join(file).exists(), "{file}");
     }
@@ -47,6 +48,11 @@ fn create_and_delete(shape: Shape) {
 #[test]
 fn create_ls_inspect_delete_on_vcenter() {
     create_and_delete(Shape::VCenter);
+}
+
+#[test]
+fn create_ls_inspect_delete_on_an_esxi_host_makes_and_removes_the_bridge_network() {
+    create_and_delete(Shape::Esxi);
 }
 
 #[test]
@@ -174,7 +180,7 @@ fn ctrl_c_at_any_stage_leaves_nothing() {
 #[test]
 fn a_target_that_dies_in_the_upload_is_told_and_delete_finishes_the_job() {
     let sim = Vcsim::start(Shape::VCenter, "play");
-    let before = sim.stage.picture();
+    let before = sim.stage.inventory();
     write_iso(&sim.stage.folder.path().join("appliance.iso"), env!("CARGO_PKG_VERSION"), 32 << 20);
     let real = sim.stage.target.trim_start_matches("https://").parse().unwrap();
     let flaky = format!("https://{}", cut::relay(real, 8 << 20));
@@ -184,6 +190,136 @@ fn a_target_that_dies_in_the_upload_is_told_and_delete_finishes_the_job() {
     let left = sim.stage.picture();
     assert!(left.iter().any(|l| l == "VirtualMachine vch1"), "{left:?}");
     sim.stage.vic("delete", &["--name", NAME]).ended_with(0);
-    let inventory = |p: Vec<String>| p.into_iter().filter(|l| !l.ends_with("sessions")).collect::<Vec<_>>();
-    assert_eq!(inventory(sim.stage.picture()), inventory(before));
+    assert_eq!(sim.stage.inventory(), before);
+}
+
+/// A stage whose calls go through a proxy.
+fn disturbed(shape: Shape) -> (Vcsim, Proxy) {
+    let mut sim = Vcsim::start(shape, "play");
+    let proxy = Proxy::start(&sim.stage.target);
+    sim.stage.target = proxy.target();
+    sim.stage.thumbprint = proxy.thumbprint().to_owned();
+    (sim, proxy)
+}
+
+/// Kills create at each call that changes something; then the same command again ends as if nothing had been.
+fn killed_at_every_call(shape: Shape) {
+    let (sim, proxy) = disturbed(shape);
+    let stage = &sim.stage;
+    let before = stage.inventory();
+    let args = stage.create_args(NAME, &TLS);
+    stage.vic("create", &args).ended_with(0);
+    let undisturbed = stage.inventory();
+    stage.vic("delete", &["--name", NAME]).ended_with(0);
+    let mut killed = Vec::new();
+    for act in [Act::KillBefore, Act::KillAfter] {
+        for nth in 0.. {
+            std::fs::remove_dir_all(stage.folder.path().join(NAME)).unwrap();
+            let victim = proxy.arm(nth, act);
+            let create = stage.start("create", &args);
+            victim.set(create.id()).unwrap();
+            let ended = create.finish();
+            let Some(call) = proxy.disarm() else {
+                ended.ended_with(0);
+                stage.vic("delete", &["--name", NAME]).ended_with(0);
+                break;
+            };
+            ended.ended_with(-1);
+            let again = stage.vic("create", &args);
+            // Killed after the very last call, which removes the journal, the VCH was complete.
+            let complete = again.code == 7 && act == Act::KillAfter && call == "ReconfigVM_Task";
+            assert!(again.code == 0 || complete, "{act:?} {call} ({nth}): {}", again.stderr);
+            assert!(stage.folder.path().join(NAME).join("vch1.env").exists());
+            assert_eq!(stage.inventory(), undisturbed, "{act:?} {call} ({nth})");
+            stage.vic("delete", &["--name", NAME]).ended_with(0);
+            assert_eq!(stage.inventory(), before, "{act:?} {call} ({nth})");
+            killed.push(call);
+        }
+    }
+    for call in ["PUT", "ReconfigVM_Task", "PowerOnVM_Task"] {
+        assert!(killed.iter().any(|k| k == call), "{call} was never reached: {killed:?}");
+    }
+    stage.check_wire_log();
+}
+
+#[test]
+fn create_killed_at_every_call_is_made_good_by_the_next_on_vcenter() {
+    killed_at_every_call(Shape::VCenter);
+}
+
+#[test]
+fn create_killed_at_every_call_is_made_good_by_the_next_on_esxi() {
+    killed_at_every_call(Shape::Esxi);
+}
+
+/// Fails create at each call that changes something, before and after its effect: nothing is left.
+fn failed_at_every_call(shape: Shape) {
+    let (sim, proxy) = disturbed(shape);
+    let stage = &sim.stage;
+    let before = stage.picture();
+    let args = stage.create_args(NAME, &TLS);
+    for act in [Act::Fail, Act::DropAfter] {
+        for nth in 0.. {
+            proxy.arm(nth, act);
+            let create = stage.vic("create", &args);
+            let Some(call) = proxy.disarm() else {
+                create.ended_with(0);
+                stage.vic("delete", &["--name", NAME]).ended_with(0);
+                break;
+            };
+            if call == "PUT" || create.stderr.contains("the journal of this create could not be removed") {
+                // An upload is tried again, and the end of the operation needs no journal.
+                create.ended_with(0);
+                stage.vic("delete", &["--name", NAME]).ended_with(0);
+                std::fs::remove_dir_all(stage.folder.path().join(NAME)).unwrap();
+            } else {
+                assert_eq!(create.code, 1, "{act:?} {call} ({nth}): {}", create.stderr);
+                assert!(!stage.folder.path().join(NAME).exists(), "{act:?} {call}: certificates are left");
+            }
+            assert_eq!(stage.picture(), before, "{act:?} {call} ({nth}): {}", create.stderr);
+        }
+        // delete leaves the certificates, which are the admin's.
+        let _ = std::fs::remove_dir_all(stage.folder.path().join(NAME));
+    }
+    stage.check_wire_log();
+}
+
+#[test]
+fn create_failed_at_every_call_leaves_nothing_on_vcenter() {
+    failed_at_every_call(Shape::VCenter);
+}
+
+#[test]
+fn create_failed_at_every_call_leaves_nothing_on_esxi() {
+    failed_at_every_call(Shape::Esxi);
+}
+
+/// Kills and fails delete at each call that changes something; then the same command again finishes the job.
+#[test]
+fn delete_disturbed_at_every_call_is_finished_by_the_next() {
+    for shape in [Shape::VCenter, Shape::Esxi] {
+        let (sim, proxy) = disturbed(shape);
+        let stage = &sim.stage;
+        let before = stage.inventory();
+        let args = stage.create_args(NAME, &TLS);
+        for act in [Act::KillBefore, Act::KillAfter, Act::Fail, Act::DropAfter] {
+            for nth in 0.. {
+                stage.vic("create", &args).ended_with(0);
+                let victim = proxy.arm(nth, act);
+                let delete = stage.start("delete", &["--name", NAME]);
+                victim.set(delete.id()).unwrap();
+                let ended = delete.finish();
+                let Some(call) = proxy.disarm() else {
+                    ended.ended_with(0);
+                    break;
+                };
+                assert_ne!(ended.code, 0, "{act:?} {call}");
+                let again = stage.vic("delete", &["--name", NAME]);
+                // All of it was gone already when the last call was the one.
+                assert!([0, 6].contains(&again.code), "{act:?} {call} ({nth}): {}", again.stderr);
+                assert_eq!(stage.inventory(), before, "{act:?} {call} ({nth})");
+            }
+        }
+        stage.check_wire_log();
+    }
 }

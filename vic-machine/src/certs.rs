@@ -43,7 +43,8 @@ pub(crate) struct Request {
     pub(crate) server_key: Option<PathBuf>,
     /// CAs that clients may chain to, instead of a generated one.
     pub(crate) client_cas: Vec<PathBuf>,
-    /// RSA key size, or ECDSA P-256 when absent.
+    /// Bits of an RSA key; ECDSA P-256 when absent.
+    pub(crate) rsa_bits: Option<u16>,
     pub(crate) now: OffsetDateTime,
 }
 
@@ -117,31 +118,33 @@ impl Request {
             return Err(one(no_name()));
         }
         let client = ClientFiles { ca: file("ca.pem"), cert: file("cert.pem"), key: file("key.pem") };
-        if self.mode == Mode::Mutual {
-            if ca_files.is_empty() {
-                self.generate_all(&mut out, have_server).map_err(one)?;
-                out.client = Some(client);
-                return Ok(out);
-            }
-            if client.cert.exists() && client.key.exists() {
-                out.client = Some(client);
-            }
+        if self.mode == Mode::Mutual && ca_files.is_empty() {
+            self.generate_all(&mut out, have_server).map_err(one)?;
+            out.client = Some(client);
+            return Ok(out);
         }
+        let ca_key = file("ca-key.pem");
+        let own_ca = self.mode == Mode::Mutual && self.client_cas.is_empty() && ca_key.exists();
+        let issuer = own_ca.then(|| load_issuer(&file("ca.pem"), &ca_key)).transpose().map_err(one)?;
         if !have_server {
-            let ca_key = file("ca-key.pem");
-            let issuer = if self.mode == Mode::Mutual && self.client_cas.is_empty() && ca_key.exists() {
-                Some(load_issuer(&file("ca.pem"), &ca_key).map_err(one)?)
-            } else {
-                None
-            };
             self.generate_server(&mut out, issuer.as_ref()).map_err(one)?;
+        }
+        if self.mode == Mode::Mutual {
+            match (client.cert.exists() && client.key.exists(), &issuer) {
+                (true, _) => out.client = Some(client),
+                (false, Some(issuer)) => {
+                    self.generate_client(&mut out, issuer).map_err(one)?;
+                    out.client = Some(client);
+                }
+                (false, None) => {}
+            }
         }
         Ok(out)
     }
 
     /// A CA, the server's pair unless there is one, and the client's pair.
     fn generate_all(&self, out: &mut Certificates, have_server: bool) -> Result<(), Problem> {
-        let ca_key = KeyPair::generate().map_err(|e| failed(&e))?;
+        let ca_key = self.key()?;
         let mut params = self.params(3650);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages =
@@ -156,12 +159,17 @@ impl Request {
         if !have_server {
             self.generate_server(out, Some(&issuer))?;
         }
-        let key = KeyPair::generate().map_err(|e| failed(&e))?;
+        self.generate_client(out, &issuer)
+    }
+
+    /// The client's pair, signed by `issuer`.
+    fn generate_client(&self, out: &mut Certificates, issuer: &Issuer<'_, KeyPair>) -> Result<(), Problem> {
+        let key = self.key()?;
         let mut params = self.params(365);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.distinguished_name.push(DnType::CommonName, "docker client");
-        let cert = params.signed_by(&key, &issuer).map_err(|e| failed(&e))?;
+        let cert = params.signed_by(&key, issuer).map_err(|e| failed(&e))?;
         self.add(out, "cert.pem", cert.pem(), false);
         self.add(out, "key.pem", key.serialize_pem(), true);
         Ok(())
@@ -169,7 +177,7 @@ impl Request {
 
     /// The server's pair: signed by `issuer`, or by itself.
     fn generate_server(&self, out: &mut Certificates, issuer: Option<&Issuer<'_, KeyPair>>) -> Result<(), Problem> {
-        let key = KeyPair::generate().map_err(|e| failed(&e))?;
+        let key = self.key()?;
         let mut params = self.params(365);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -194,6 +202,18 @@ impl Request {
         self.add(out, "server-cert.pem", cert.pem(), false);
         self.add(out, "server-key.pem", key.serialize_pem(), true);
         Ok(())
+    }
+
+    fn key(&self) -> Result<KeyPair, Problem> {
+        let Some(bits) = self.rsa_bits else { return KeyPair::generate().map_err(|e| failed(&e)) };
+        // The TLS library's own crypto signs with RSA keys but cannot make them.
+        let failed = |e: &dyn std::fmt::Display| {
+            Problem::new(Exit::Failed, format!("an RSA key of {bits} bits could not be generated")).why(e)
+        };
+        let key = rsa::RsaPrivateKey::new(&mut rsa::rand_core::OsRng, bits.into()).map_err(|e| failed(&e))?;
+        let der = rsa::pkcs8::EncodePrivateKey::to_pkcs8_der(&key).map_err(|e| failed(&e))?;
+        let der = rustls::pki_types::PrivatePkcs8KeyDer::from(der.as_bytes());
+        KeyPair::from_pkcs8_der_and_sign_algo(&der, &rcgen::PKCS_RSA_SHA256).map_err(|e| failed(&e))
     }
 
     fn add(&self, out: &mut Certificates, name: &str, content: String, private: bool) {
@@ -245,21 +265,34 @@ impl Request {
 
 impl Certificates {
     /// Writes the new files: the folder 0700, keys 0600.  A file that has appeared meanwhile is not overwritten.
+    ///
+    /// A new folder appears with all its files or not at all.
     pub(crate) fn write(&self) -> Result<(), Problem> {
+        let Some(folder) = self.new_files.first().and_then(|f| f.path.parent()) else { return Ok(()) };
+        if folder.exists() {
+            return self.write_into(folder);
+        }
+        let fail = |e: std::io::Error| cannot_write(folder, &e);
+        let mut aside = folder.as_os_str().to_owned();
+        aside.push(".part");
+        let aside = PathBuf::from(aside);
+        if aside.exists() {
+            std::fs::remove_dir_all(&aside).map_err(fail)?;
+        }
+        make_private_folder(&aside).map_err(fail)?;
+        self.write_into(&aside)?;
+        std::fs::rename(&aside, folder).map_err(fail)
+    }
+
+    fn write_into(&self, folder: &Path) -> Result<(), Problem> {
         for file in &self.new_files {
-            let fail = |e: std::io::Error| {
-                Problem::new(Exit::Failed, format!("{} cannot be written", file.path.display()))
-                    .why(e)
-                    .remedy("choose another folder with --tls-cert-path")
-            };
-            if let Some(folder) = file.path.parent() {
-                make_private_folder(folder).map_err(fail)?;
-            }
+            let path = folder.join(file.path.file_name().unwrap_or_default());
+            let fail = |e: std::io::Error| cannot_write(&path, &e);
             let mut options = std::fs::OpenOptions::new();
             options.write(true).create_new(true);
             #[cfg(unix)]
             std::os::unix::fs::OpenOptionsExt::mode(&mut options, if file.private { 0o600 } else { 0o644 });
-            let mut out = options.open(&file.path).map_err(fail)?;
+            let mut out = options.open(&path).map_err(fail)?;
             out.write_all(file.content.reveal().as_bytes()).and_then(|()| out.sync_all()).map_err(fail)?;
         }
         Ok(())
@@ -276,6 +309,12 @@ impl Certificates {
         let folder = self.new_files.first().and_then(|f| f.path.parent());
         let _ = folder.map(std::fs::remove_dir);
     }
+}
+
+fn cannot_write(path: &Path, error: &std::io::Error) -> Problem {
+    Problem::new(Exit::Failed, format!("{} cannot be written", path.display()))
+        .why(error)
+        .remedy("choose another folder with --tls-cert-path")
 }
 
 fn make_private_folder(folder: &Path) -> std::io::Result<()> {
@@ -347,6 +386,25 @@ fn check_dates(path: &Path, ders: &[Vec<u8>], now: OffsetDateTime) -> Result<(),
     Ok(())
 }
 
+/// The addresses and the host names that the first certificate of `pem` carries.
+pub(crate) fn subject_names(pem: &str) -> (Vec<IpAddr>, Vec<String>) {
+    let (mut addresses, mut names) = (Vec::new(), Vec::new());
+    let Ok(ders) = certificates(Path::new(""), pem) else { return (addresses, names) };
+    let Ok((_, cert)) = parse(&ders[0], Path::new("")) else { return (addresses, names) };
+    let sans = cert.subject_alternative_name().ok().flatten();
+    for san in sans.iter().flat_map(|s| &s.value.general_names) {
+        match san {
+            GeneralName::IPAddress(bytes) => {
+                let v4 = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
+                addresses.extend(v4.or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from)));
+            }
+            GeneralName::DNSName(name) => names.push((*name).to_owned()),
+            _ => {}
+        }
+    }
+    (addresses, names)
+}
+
 /// Whether a certificate names `name`: exactly, by address, or by a wildcard for the first label.
 fn covers(cert: &X509Certificate<'_>, name: &str) -> bool {
     let address = name.parse::<IpAddr>().ok();
@@ -384,6 +442,7 @@ mod tests {
             server_cert: None,
             server_key: None,
             client_cas: Vec::new(),
+            rsa_bits: None,
             now: OffsetDateTime::now_utc(),
         }
     }
@@ -406,6 +465,33 @@ mod tests {
         assert!(first.write().is_err(), "writing over existing files is refused");
         first.unwrite();
         assert!(!folder.exists(), "a failed create leaves no files");
+    }
+
+    #[test]
+    fn what_a_killed_run_did_not_write_is_made_with_the_ca_that_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("vch");
+        request(&folder, Mode::Mutual).resolve().unwrap().write().unwrap();
+        for file in ["server-cert.pem", "server-key.pem", "cert.pem", "key.pem"] {
+            std::fs::remove_file(folder.join(file)).unwrap();
+        }
+        let again = request(&folder, Mode::Mutual).resolve().unwrap();
+        again.write().unwrap();
+        let ca = std::fs::read_to_string(folder.join("ca.pem")).unwrap();
+        assert_eq!(again.client_ca_pem, ca);
+        assert!(again.client.is_some() && folder.join("key.pem").exists());
+    }
+
+    #[test]
+    fn rsa_keys_on_request() {
+        let dir = tempfile::tempdir().unwrap();
+        let certs = Request { rsa_bits: Some(2048), ..request(dir.path(), Mode::Server) }.resolve().unwrap();
+        let ders = certificates(dir.path(), &certs.server_cert_pem).unwrap();
+        let (_, cert) = parse(&ders[0], dir.path()).unwrap();
+        let x509_parser::public_key::PublicKey::RSA(key) = cert.public_key().parsed().unwrap() else {
+            panic!("not an RSA key")
+        };
+        assert_eq!(key.key_size(), 2048);
     }
 
     #[cfg(unix)]

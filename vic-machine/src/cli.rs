@@ -232,6 +232,9 @@ pub(crate) struct CreateArgs {
     /// Organization in generated certificates; repeat for more
     #[arg(long, value_name = "NAME", action = ArgAction::Append, help_heading = "Security")]
     pub(crate) organization: Vec<String>,
+    /// Generate RSA keys of so many bits; default: ECDSA P-256
+    #[arg(long, alias = "ksz", value_name = "BITS", value_parser = clap::value_parser!(u16).range(2048..=8192), help_heading = "Security")]
+    pub(crate) certificate_key_size: Option<u16>,
     /// TLS without client certificates
     #[arg(long, alias = "kv", help_heading = "Security")]
     pub(crate) no_tlsverify: bool,

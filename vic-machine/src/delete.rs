@@ -8,50 +8,70 @@ use vim25::inventory::Inventory;
 use vim25::types::ManagedObjectReference;
 
 use crate::cli::DeleteArgs;
-use crate::interrupt;
+use crate::interrupt::Interrupt;
+use crate::lease;
 use crate::printer::Printer;
 use crate::problem::{Exit, Problem};
 use crate::remove;
 use crate::vch::{self, Vch};
 
 pub(crate) async fn run(args: &DeleteArgs, session: &Session, printer: Printer) -> Result<(), Problem> {
-    let inventory = Inventory::load(session).await?;
-    let found = vch::one(session, &inventory, &args.which).await?;
-    let leftovers = leftovers(&inventory, args, found.as_ref());
-    if found.is_none() && leftovers.is_empty() {
-        return vch::require(session, &inventory, &args.which).await.map(drop);
-    }
-    if let Some(vch) = &found {
-        check(args, session, vch).await?;
-    }
-    if args.dry_run {
-        show(&inventory, found.as_ref(), &leftovers, printer);
-        return Ok(());
-    }
+    let mut interrupt = Interrupt::new(args.target.timeout, printer);
     let work = async {
+        let inventory = Inventory::load(session).await?;
+        let found = vch::one(session, &inventory, &args.which).await?;
+        let leftovers = match (&found, &args.which.id) {
+            (None, Some(_)) => Vec::new(),
+            _ => leftovers(&inventory, &args.which.name, found.as_ref()),
+        };
+        if found.is_none() && leftovers.is_empty() {
+            return vch::require(session, &inventory, &args.which).await.map(drop);
+        }
         if let Some(vch) = &found {
-            let activity = printer.wait(&format!("remove endpoint VM {:?} ({}) and its files", vch.name, vch.vm.value));
-            let pool = vch.pool.clone().unwrap_or_default();
-            let datacenter = datacenter(&inventory, &pool)?;
-            remove::endpoint(session, &datacenter, &vch.vm)
-                .await
-                .map_err(|e| doing("the endpoint VM", &vch.name, &e))?;
-            activity.done();
+            check(args, session, vch).await?;
         }
-        for leftover in &leftovers {
-            let name = inventory.path(leftover);
-            let activity = printer.wait(&format!("remove {} {name}", leftover.kind));
-            remove::if_empty(session, leftover).await.map_err(|e| doing(&leftover.kind, &name, &e))?;
-            activity.done();
+        if args.dry_run {
+            show(&inventory, found.as_ref(), &leftovers, printer);
+            return Ok(());
         }
+        if let (Some(vch), false) = (&found, args.force) {
+            lease::wait_until_free(session, vch, printer).await?;
+        }
+        everything(session, &inventory, found.as_ref(), &leftovers, printer).await.map_err(|mut p| {
+            p.exit = if p.exit == Exit::Failed { Exit::Resumable } else { p.exit };
+            p.remedy("run the same command again: it goes on where it stopped")
+        })?;
+        printer.json(&serde_json::json!({"ok": true, "deleted": found.as_ref().map(|v| &v.name)}));
+        printer.info("Completed successfully");
         Ok(())
     };
-    interrupt::unless(args.target.timeout, work).await.map_err(|mut p| {
-        p.exit = if p.exit == Exit::Failed { Exit::Resumable } else { p.exit };
-        p.remedy("run the same command again: it goes on where it stopped")
-    })?;
-    printer.json(&serde_json::json!({"ok": true, "deleted": found.as_ref().map(|v| &v.name)}));
-    printer.info("Completed successfully");
+    interrupt.cut(work).await
+}
+
+/// Removes the VCH and its leftovers.
+pub(crate) async fn everything(
+    session: &Session,
+    inventory: &Inventory,
+    found: Option<&Vch>,
+    leftovers: &[ManagedObjectReference],
+    printer: Printer,
+) -> Result<(), Problem> {
+    if let Some(vch) = found {
+        let activity = printer.wait(&format!("remove endpoint VM {:?} ({}) and its files", vch.name, vch.vm.value));
+        let pool = vch.pool.clone().unwrap_or_default();
+        let datacenter = datacenter(inventory, &pool)?;
+        let bridge = vch.config.as_ref().ok().and_then(|c| c.bridge.made.as_ref());
+        remove::endpoint(session, &datacenter, &vch.vm, bridge)
+            .await
+            .map_err(|e| doing("the endpoint VM", &vch.name, &e))?;
+        activity.done();
+    }
+    for leftover in leftovers {
+        let name = inventory.path(leftover);
+        let activity = printer.wait(&format!("remove {} {name}", leftover.kind));
+        remove::if_empty(session, leftover).await.map_err(|e| doing(&leftover.kind, &name, &e))?;
+        activity.done();
+    }
     Ok(())
 }
 
@@ -89,11 +109,8 @@ async fn check(args: &DeleteArgs, session: &Session, vch: &Vch) -> Result<(), Pr
 }
 
 /// The VCH's vApp or pool and its folder: those its configuration names, and those of its name.
-fn leftovers(inventory: &Inventory, args: &DeleteArgs, found: Option<&Vch>) -> Vec<ManagedObjectReference> {
-    let name = found.map_or(args.which.name.as_str(), |v| v.name.as_str());
-    if args.which.id.is_some() && found.is_none() {
-        return Vec::new();
-    }
+pub(crate) fn leftovers(inventory: &Inventory, name: &str, found: Option<&Vch>) -> Vec<ManagedObjectReference> {
+    let name = found.map_or(name, |v| v.name.as_str());
     let config = found.and_then(|v| v.config.as_ref().ok());
     let mut out: Vec<ManagedObjectReference> = Vec::new();
     for kind in ["ResourcePool", "Folder"] {
@@ -125,6 +142,9 @@ fn show(inventory: &Inventory, found: Option<&Vch>, leftovers: &[ManagedObjectRe
     printer.data("Plan (nothing has been changed):");
     let mut steps = Vec::new();
     if let Some(vch) = found {
+        if let Some(made) = vch.config.as_ref().ok().and_then(|c| c.bridge.made.as_ref()) {
+            steps.push(format!("remove switch and port group {:?}, which create made", made.name));
+        }
         steps.push(format!("power off and destroy endpoint VM {:?} ({}), with its ISOs", vch.name, vch.vm.value));
     }
     steps.extend(leftovers.iter().map(|l| format!("remove {} {} when it is empty", l.kind, inventory.path(l))));

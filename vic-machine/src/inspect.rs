@@ -29,7 +29,7 @@ pub(crate) async fn run(args: &OneArgs, session: &Session, printer: Printer) -> 
     if config.version != crate::VERSION {
         printer.info(format!("Installer has version {}, the VCH {}", crate::VERSION, config.version));
     }
-    let host = found.docker_host().ok_or_else(|| {
+    let host = report::docker_host(&found, printer).await.ok_or_else(|| {
         Problem::new(Exit::Failed, format!("VCH {:?} has no client address yet", found.name))
             .why(found.status.as_ref().map_or("the guest has said nothing", |s| s.problem.as_str()))
             .remedy("wait a moment; if it stays so, look at the console of its endpoint VM")

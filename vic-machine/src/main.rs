@@ -11,6 +11,7 @@ mod delete;
 mod inspect;
 mod interrupt;
 mod iso;
+mod lease;
 mod ls;
 mod names;
 mod printer;
@@ -25,6 +26,7 @@ use vim25::Session;
 
 use cli::{Command, Stop};
 use connect::Target;
+use interrupt::Interrupt;
 use printer::{Output, Printer};
 use problem::Problem;
 
@@ -63,9 +65,9 @@ fn main() -> ExitCode {
     // Ctrl-C while connecting: nothing has been done, and there is no session yet.
     let outcome = runtime.block_on(async {
         let target = Target::resolve(target).map_err(|p| vec![p])?;
-        let session = interrupt::unless(None, target.connect()).await.map_err(|p| vec![p])?;
+        let session = Interrupt::new(None, printer).cut(target.connect()).await.map_err(|p| vec![p])?;
         printer.debug(format!("logged in to {}", session.content().about.full_name));
-        let outcome = command(&cli.command, &target, &session, printer).await;
+        let outcome = Box::pin(command(&cli.command, &target, &session, printer)).await;
         if let Err(e) = session.logout().await {
             printer.debug(format!("logout: {e}"));
         }
@@ -80,13 +82,15 @@ fn main() -> ExitCode {
 async fn command(command: &Command, target: &Target, session: &Session, printer: Printer) -> Result<(), Vec<Problem>> {
     let one = |p: Problem| vec![p];
     match command {
-        Command::Create(args) => create::run(args, target, session, printer).await,
+        Command::Create(args) => Box::pin(create::run(args, target, session, printer)).await,
         Command::Delete(args) => delete::run(args, session, printer).await.map_err(one),
         Command::Ls(args) => {
-            interrupt::unless(args.target.timeout, ls::run(args, target, session, printer)).await.map_err(one)
+            let mut interrupt = Interrupt::new(args.target.timeout, printer);
+            interrupt.cut(ls::run(args, target, session, printer)).await.map_err(one)
         }
         Command::Inspect(args) => {
-            interrupt::unless(args.target.timeout, inspect::run(args, session, printer)).await.map_err(one)
+            let mut interrupt = Interrupt::new(args.target.timeout, printer);
+            interrupt.cut(inspect::run(args, session, printer)).await.map_err(one)
         }
         Command::Version(_) => Ok(()),
     }

@@ -1,21 +1,25 @@
 //! Removing what a VCH consists of.  Everything here is idempotent: what is gone already is no error.
 
+use vch_config::MadeNetwork;
 use vim25::datastore::DatastorePath;
 use vim25::types::{
-    HostDatastoreBrowserSearchResults, HostDatastoreBrowserSearchSpec, ManagedObjectReference,
+    AnyVirtualDevice, AnyVirtualDeviceBackingInfo, HostDatastoreBrowserSearchResults, HostDatastoreBrowserSearchSpec,
+    ManagedObjectReference, VirtualDeviceConfigSpec, VirtualDeviceConfigSpecOperation, VirtualMachineConfigSpec,
     VirtualMachinePowerState, methods,
 };
 use vim25::{Error, Session};
 
-/// Powers off and destroys the endpoint VM, with the files that vSphere does not know to be the VM's.
+/// Powers off and destroys the endpoint VM, with the bridge network that was made for it, and the files that vSphere
+/// does not know to be the VM's.
 ///
-/// The ISOs go first and the VM last, so that a run that is cut short finds the VM again.
+/// The network and the ISOs go first and the VM last, so that a run that is cut short finds the VM again.
 pub(crate) async fn endpoint(
     session: &Session,
     datacenter: &ManagedObjectReference,
     vm: &ManagedObjectReference,
+    bridge: Option<&MadeNetwork>,
 ) -> Result<(), Error> {
-    match endpoint_inner(session, datacenter, vm).await {
+    match endpoint_inner(session, datacenter, vm, bridge).await {
         Err(e) if e.is_not_found() => Ok(()),
         other => other,
     }
@@ -25,6 +29,7 @@ async fn endpoint_inner(
     session: &Session,
     datacenter: &ManagedObjectReference,
     vm: &ManagedObjectReference,
+    bridge: Option<&MadeNetwork>,
 ) -> Result<(), Error> {
     let wanted = ["runtime.powerState", "config.files.vmPathName", "datastore"];
     let facts = session.read(vm, &wanted).await?;
@@ -37,6 +42,10 @@ async fn endpoint_inner(
             Err(e) if e.fault_name() == Some("InvalidPowerState") => {}
             other => drop(other?),
         }
+    }
+    if let Some(bridge) = bridge {
+        unplug(session, vm, &bridge.name).await?;
+        made_network(session, bridge).await?;
     }
     let files =
         facts.get::<String>("config.files.vmPathName")?.and_then(|p| DatastorePath::parse(&p)).map(|p| p.parent());
@@ -54,6 +63,41 @@ async fn endpoint_inner(
         Some(files) => delete_file(session, datacenter, &files).await,
         None => Ok(()),
     }
+}
+
+/// Removes the NICs on the port group: one that is connected keeps it from being removed.
+async fn unplug(session: &Session, vm: &ManagedObjectReference, port_group: &str) -> Result<(), Error> {
+    let devices: Vec<AnyVirtualDevice> =
+        session.read(vm, &["config.hardware.device"]).await?.all("config.hardware.device")?;
+    let is_on = |d: &AnyVirtualDevice| match &d.backing {
+        Some(AnyVirtualDeviceBackingInfo::VirtualEthernetCardNetworkBackingInfo(b)) => b.device_name == port_group,
+        _ => false,
+    };
+    let device_change: Vec<_> = devices
+        .into_iter()
+        .filter(is_on)
+        .map(|device| VirtualDeviceConfigSpec {
+            operation: Some(VirtualDeviceConfigSpecOperation::Remove),
+            device,
+            ..Default::default()
+        })
+        .collect();
+    if device_change.is_empty() {
+        return Ok(());
+    }
+    let spec = VirtualMachineConfigSpec { device_change, ..Default::default() };
+    session.run(&methods::ReconfigVMTask { this: vm.clone(), spec }).await.map(drop)
+}
+
+/// Removes a switch that `create` made, and its port group.
+async fn made_network(session: &Session, network: &MadeNetwork) -> Result<(), Error> {
+    let this = ManagedObjectReference::new("HostNetworkSystem", &network.network_system);
+    let gone = |outcome: Result<(), Error>| match outcome {
+        Err(e) if e.is_not_found() => Ok(()),
+        other => other,
+    };
+    gone(session.call(&methods::RemovePortGroup { this: this.clone(), pg_name: network.name.clone() }).await)?;
+    gone(session.call(&methods::RemoveVirtualSwitch { this, vswitch_name: network.name.clone() }).await)
 }
 
 /// The ISO files in a VM's folder, if the datastore is the folder's.

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use vch_config::Role;
+use vch_config::{ApiTls, Role};
 
-use crate::certs::ClientFiles;
+use crate::certs::{self, ClientFiles};
 use crate::printer::Printer;
 use crate::problem::{Exit, Problem};
 use crate::vch::Vch;
@@ -46,6 +46,29 @@ impl Environment<'_> {
         };
         format!("docker -H {host}{tls} info")
     }
+}
+
+/// `host:port` of the Docker API for clients: the address where the server's certificate carries it, else a name that it
+/// carries, for clients refuse anything else.
+pub(crate) async fn docker_host(vch: &Vch, printer: Printer) -> Option<String> {
+    let api = &vch.config.as_ref().ok()?.api;
+    let address = vch.address(Role::Client)?;
+    let with_port = |host: &str| {
+        if host.contains(':') { format!("[{host}]:{}", api.port) } else { format!("{host}:{}", api.port) }
+    };
+    let (ApiTls::Mutual { server_cert_pem, .. } | ApiTls::Server { server_cert_pem }) = &api.tls else {
+        return Some(with_port(&address));
+    };
+    let (addresses, names) = certs::subject_names(server_cert_pem);
+    let name = names.iter().find(|n| !n.starts_with('*'));
+    let (Some(name), false) = (name, addresses.iter().any(|a| a.to_string() == address)) else {
+        return Some(with_port(&address));
+    };
+    let resolved = tokio::net::lookup_host((name.as_str(), api.port)).await;
+    if !resolved.is_ok_and(|mut found| found.any(|a| a.ip().to_string() == address)) {
+        printer.warn(format!("{name} does not resolve to {address} here: give it that address in your name service"));
+    }
+    Some(with_port(name))
 }
 
 fn quoted(path: &Path) -> String {

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use vch_config::{Document as _, EndpointStatus, KEY_CONFIG, KEY_STATUS, Role, VchConfig};
+use vch_config::{
+    Document as _, EndpointStatus, KEY_CONFIG, KEY_OPERATION, KEY_STATUS, Operation, Role, Stage, VchConfig,
+};
 use vim25::Session;
 use vim25::inventory::{Inventory, Lookup, Node};
 use vim25::property::Object;
-use vim25::types::{ManagedObjectReference, OptionValue, VirtualMachinePowerState};
+use vim25::types::{ManagedObjectReference, OptionValue, VirtualMachinePowerState, methods};
 
 use crate::cli::WhichArgs;
 use crate::names;
@@ -25,6 +27,8 @@ pub(crate) struct Vch {
     pub(crate) power: VirtualMachinePowerState,
     pub(crate) config: Result<VchConfig, String>,
     pub(crate) status: Option<EndpointStatus>,
+    /// What is being done to it, or was when the run that did it died.
+    pub(crate) operation: Option<Operation>,
 }
 
 /// The last value of each key.
@@ -32,6 +36,21 @@ pub(crate) fn extra_config(object: &Object) -> Result<BTreeMap<String, String>, 
     let options: Vec<OptionValue> = object.all("config.extraConfig")?;
     let text = |o: OptionValue| o.value.and_then(|v| v.get::<String>().ok()).map(|v| (o.key, v));
     Ok(options.into_iter().filter_map(text).collect())
+}
+
+/// What is being done to the VCH with this extraConfig.
+pub(crate) fn operation(extra: &BTreeMap<String, String>) -> Option<Operation> {
+    extra.get(KEY_OPERATION).and_then(|text| Operation::from_text(text).ok())
+}
+
+/// vSphere's clock, in seconds since 1970.
+pub(crate) async fn clock(session: &Session) -> Result<i64, vim25::Error> {
+    let this = ManagedObjectReference::new("ServiceInstance", "ServiceInstance");
+    let now = session.call(&methods::CurrentTime { this }).await?.0;
+    let format = &time::format_description::well_known::Rfc3339;
+    let now = time::OffsetDateTime::parse(&now, format)
+        .map_err(|e| vim25::Error::Protocol { what: "CurrentTime".into(), reason: format!("{now:?}: {e}") })?;
+    Ok(now.unix_timestamp())
 }
 
 impl Vch {
@@ -47,6 +66,7 @@ impl Vch {
             pool: object.get("resourcePool")?,
             power: object.get("runtime.powerState")?.unwrap_or_default(),
             config,
+            operation: operation(&extra),
             status: extra.get(KEY_STATUS).and_then(|t| EndpointStatus::from_text(t).ok()),
         })
     }
@@ -57,17 +77,17 @@ impl Vch {
         addresses.get(&role)?.first().map(|a| a.split('/').next().unwrap_or(a).to_owned())
     }
 
-    /// `host:port` of the Docker API.
-    pub(crate) fn docker_host(&self) -> Option<String> {
-        let port = self.config.as_ref().ok()?.api.port;
-        self.address(Role::Client)
-            .map(|a| if a.contains(':') { format!("[{a}]:{port}") } else { format!("{a}:{port}") })
+    /// Whether the guest of this VCH, not of one before, has said that the Docker API answers.
+    pub(crate) fn is_ready(&self) -> bool {
+        let id = self.config.as_ref().ok().map(|c| &c.id);
+        self.status.as_ref().is_some_and(|s| s.stage == Stage::Ready && Some(&s.vch_id) == id)
     }
 
     /// One word on how it is.
     pub(crate) fn state(&self) -> String {
         match (&self.config, &self.power, &self.status) {
             (Err(_), _, _) => "unreadable".into(),
+            _ if self.operation.is_some() && !self.is_ready() => "creating".into(),
             (_, VirtualMachinePowerState::PoweredOn, Some(status)) => {
                 serde_json::to_value(status.stage).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
             }

@@ -59,18 +59,21 @@ impl Build<'_> {
     /// # Errors
     /// See [`Error`].
     pub fn run(&self, source: &dyn PackageSource) -> Result<Built, Error> {
-        let mut packages = BTreeMap::new();
-        let mut take = |name: &str| -> Result<(), Error> {
-            let package = source.resolve(name)?;
-            let files = source.unpack(&package, &source.fetch(&package, self.cache)?)?;
-            packages.insert(name.to_owned(), (package, files));
-            Ok(())
+        let mut names = self.recipe.packages();
+        names.push(&self.recipe.kernel.package);
+        let mut wanted = source.resolve(&names, self.cache)?;
+        let meta = wanted.pop().unwrap_or_default();
+        let kernel = match kernel_package(&meta) {
+            None => meta,
+            Some(name) => source.resolve(&[name], self.cache)?.pop().unwrap_or_default(),
         };
-        for name in self.recipe.packages() {
-            take(name)?;
+        let kernel_package = kernel.name.clone();
+        wanted.push(kernel);
+        let mut packages = BTreeMap::new();
+        for package in wanted {
+            let files = source.unpack(&package, &source.fetch(&package, self.cache)?)?;
+            packages.insert(package.name.clone(), (package, files));
         }
-        let kernel_package = kernel_package(source, &self.recipe.kernel.package)?;
-        take(&kernel_package)?;
 
         let (kernel, image) = kernel_of(&packages[&kernel_package].1)
             .ok_or_else(|| Error::NoFile { package: kernel_package.clone(), path: "boot/vmlinuz-*".into() })?;
@@ -180,13 +183,12 @@ fn file<'a>(packages: &'a Packages, package: &str, path: &str) -> Result<&'a [u8
         .ok_or_else(|| Error::NoFile { package: package.to_owned(), path: path.to_owned() })
 }
 
-/// The package with the kernel in it: `name` itself, or what the meta package `name` depends on.
-fn kernel_package(source: &dyn PackageSource, name: &str) -> Result<String, Error> {
-    let meta = source.resolve(name)?;
-    let concrete = |package: &String| {
-        package.strip_prefix("linux-image-").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+/// The package that holds the kernel, when `package` is a meta package that only depends on it.
+fn kernel_package(package: &Package) -> Option<&str> {
+    let concrete = |name: &&String| {
+        name.strip_prefix("linux-image-").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
     };
-    Ok(meta.depends.into_iter().find(concrete).unwrap_or(meta.name))
+    package.depends.iter().find(concrete).map(String::as_str)
 }
 
 /// Version and bytes of the kernel in its package.

@@ -81,8 +81,9 @@ pub fn write(contents: &Contents<'_>, out: &Path) -> Result<(), Error> {
         .args(["-b", "isolinux/isolinux.bin", "-c", "isolinux/boot.cat"])
         .args(["-no-emul-boot", "-boot-load-size", "4", "-boot-info-table", "-o"])
         .arg(out)
+        .args(["--set_all_file_dates", &format!("={}", contents.epoch)])
         .arg(stage.path())
-        // xorriso takes volume dates, file dates and the UUID from it.
+        // xorriso takes the volume's dates and its UUID from it.
         .env("SOURCE_DATE_EPOCH", contents.epoch.to_string())
         .env("TZ", "UTC")
         .stdin(Stdio::null())

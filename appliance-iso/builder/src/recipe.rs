@@ -62,7 +62,7 @@ pub struct Kernel {
     pub package: String,
     /// Modules that init loads first; what they need is found out.
     pub modules: Vec<String>,
-    /// Modules that init loads once services are being started.
+    /// Modules that init loads once the services answer.
     #[serde(default)]
     pub late_modules: Vec<String>,
 }

@@ -6,40 +6,11 @@ mod support;
 
 use std::net::TcpStream;
 
-use support::{Certificates, Guest, MAC};
+use support::{Certificates, Guest, config};
 use vch_config::{
-    Addressing, ApiConfig, ApiTls, BridgeConfig, Document, EndpointStatus, Interface, KEY_CONFIG, KEY_HEARTBEAT,
-    KEY_SECRETS, KEY_STATUS, Limits, Role, ServiceState, Stage, StorageConfig, VchConfig, VchSecrets, VolumeStore,
-    VsphereConfig,
+    ApiTls, Document, EndpointStatus, KEY_CONFIG, KEY_HEARTBEAT, KEY_SECRETS, KEY_STATUS, Role, ServiceState, Stage,
+    VchSecrets,
 };
-
-fn config(tls: ApiTls) -> VchConfig {
-    VchConfig {
-        schema: vch_config::SCHEMA,
-        id: "6b1f".into(),
-        name: "vch-boot".into(),
-        version: "0.1.0".into(),
-        created: "2026-01-01T00:00:00Z".into(),
-        debug: 2,
-        vsphere: VsphereConfig { target: "https://192.0.2.1".into(), ..VsphereConfig::default() },
-        interfaces: vec![Interface {
-            mac: MAC.into(),
-            port_group: "VM Network".into(),
-            network: "network-1".into(),
-            roles: vec![Role::Public, Role::Client, Role::Management],
-            ipv4: Addressing::Dhcp,
-        }],
-        dns_servers: Vec::new(),
-        bridge: BridgeConfig { range: "172.16.0.0/12".into(), width: 16 },
-        api: ApiConfig { port: 2376, tls },
-        storage: StorageConfig {
-            image_store: "[datastore1] vch-boot".into(),
-            volume_stores: vec![VolumeStore { label: "default".into(), path: "[datastore1] volumes".into() }],
-        },
-        limits: Limits { memory_mib: Some(4096), ..Limits::default() },
-        create_options: Vec::new(),
-    }
-}
 
 fn status(text: &str) -> Option<EndpointStatus> {
     EndpointStatus::from_text(text).ok()
@@ -66,10 +37,13 @@ fn the_appliance_boots_serves_docker_over_mutual_tls_and_powers_off() {
     let keys = [(KEY_CONFIG, config(tls).to_text()), (KEY_SECRETS, secrets.to_text())];
     let mut guest = Guest::boot(&iso, &keys);
 
+    // QEMU's CPUID does not say VMware.
+    guest.wait_for_line("init: guestinfo over the serial port");
     guest.wait(KEY_HEARTBEAT, "the first heartbeat", |text| !text.is_empty());
     println!("figure: switched on to init's first heartbeat {:.2} s", guest.age().as_secs_f64());
+    let answered = guest.wait_for_docker(&certificates);
+    println!("figure: switched on to an answer of the Docker API {:.2} s", answered.as_secs_f64());
     let ready = guest.wait(KEY_STATUS, "Ready", at(Stage::Ready));
-    println!("figure: switched on to Ready {:.2} s", guest.age().as_secs_f64());
     let ready = status(&ready).unwrap();
     assert_eq!((ready.vch_id.as_str(), ready.problem.as_str()), ("6b1f", ""));
     assert_eq!(ready.addresses[&Role::Client], ["10.0.2.15/24"]);
@@ -107,7 +81,9 @@ fn the_appliance_boots_serves_docker_over_mutual_tls_and_powers_off() {
     let died = guest.wait(KEY_STATUS, "a status that shows the service's end", |text| {
         status(text).is_some_and(|s| s.services["personality"].restarts == 1)
     });
-    assert_ne!(status(&died).unwrap().stage, Stage::Ready);
+    let died = status(&died).unwrap();
+    assert_eq!(died.stage, Stage::Degraded);
+    assert_eq!(died.services["personality"].last_words, "was killed by SIGKILL");
     let back = guest.wait(KEY_STATUS, "Ready again", at(Stage::Ready));
     assert_eq!(status(&back).unwrap().services["personality"].restarts, 1);
     assert!(docker(&["version"]).status.success());
@@ -117,8 +93,9 @@ fn the_appliance_boots_serves_docker_over_mutual_tls_and_powers_off() {
         assert!(!console.contains(planted), "{console}");
         assert!(!guest.host.get(KEY_STATUS).unwrap().contains(planted));
     }
-    guest.host.ask("OS_Halt");
-    guest.wait_for_power_off();
+    assert_eq!(guest.ask_to_end("OS_Halt"), "guest-shutdown");
+    assert!(guest.console().contains("init: PowerOff: now"), "{}", guest.console());
+    assert!(!guest.console().contains("did not end within"), "{}", guest.console());
     assert_eq!(guest.host.get("answer.7").as_deref(), Some("OK "));
 }
 
@@ -142,7 +119,6 @@ fn a_configuration_that_comes_late_or_is_wrong_is_said_and_waited_for() {
     let failed = status(&failed).unwrap();
     assert_eq!(failed.stage, Stage::Failed);
     assert!(failed.problem.contains("the server certificate"), "{}", failed.problem);
-    guest.host.ask("OS_Reboot");
     // QEMU was told to end instead of starting the guest again.
-    guest.wait_for_power_off();
+    assert_eq!(guest.ask_to_end("OS_Reboot"), "guest-reset");
 }

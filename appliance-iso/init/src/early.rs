@@ -9,7 +9,7 @@ use nix::mount::MsFlags;
 
 use crate::system::System;
 
-/// Modules to load first, and those that may come while services start; the image builder writes both lists.
+/// Modules to load first, and those that may come once services answer; the image builder writes both lists.
 const MODULES: &str = "/etc/vic/modules";
 const LATE_MODULES: &str = "/etc/vic/modules-late";
 
@@ -105,6 +105,7 @@ mod tests {
         fn disable_reset_keys(&self) -> std::io::Result<()> {
             Ok(())
         }
+        fn kill_others(&self) {}
         fn end(&self, _: End) -> std::io::Result<()> {
             Ok(())
         }

@@ -22,20 +22,36 @@ mod system;
 
 use std::{panic, thread, time::Duration};
 
+use system::System;
+
 /// Runs PID 1; never returns.
 pub fn run() -> ! {
     logger::install();
     early::prepare(&system::Linux);
     loop {
-        let outcome =
-            panic::catch_unwind(|| match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-                Ok(runtime) => runtime.block_on(run::run()),
-                Err(error) => log::error!("cannot start the event loop: {error}"),
-            });
-        if outcome.is_err() {
-            log::error!("init panicked; starting anew");
-        }
+        survive(|| match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime.block_on(run::run()),
+            Err(error) => log::error!("cannot start the event loop: {error}"),
+        });
+        log::error!("starting anew");
+        // Services of the life before would hold the ports of the next one's.
+        system::Linux.kill_others();
         // Returns at once when it was unparked before, which is harmless: the loop is paced, not timed.
         thread::park_timeout(Duration::from_secs(5));
+    }
+}
+
+/// Runs one life of init; a panic ends that life only.  The panic's own message is on the console already.
+fn survive(life: impl FnOnce() + panic::UnwindSafe) {
+    if panic::catch_unwind(life).is_err() {
+        log::error!("init panicked");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_panic_ends_one_life_and_not_pid_1() {
+        super::survive(|| panic!("a defect"));
     }
 }

@@ -6,9 +6,11 @@ use guestinfo::{Channel, HostRequest};
 use tokio::{
     sync::{mpsc, watch},
     task::{JoinSet, spawn_blocking},
-    time::{MissedTickBehavior, interval, sleep},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
-use vch_config::{Addressing, Document, EndpointStatus, HEARTBEAT_SECONDS, KEY_HEARTBEAT, KEY_STATUS, Role, VchConfig};
+use vch_config::{
+    Addressing, Document, EndpointStatus, HEARTBEAT_SECONDS, KEY_HEARTBEAT, KEY_STATUS, Role, Stage, VchConfig,
+};
 
 use crate::{
     documents::{self, CONFIG_DIR, Documents, Keys},
@@ -21,36 +23,52 @@ use crate::{
 
 /// Pause before the configuration, or the channel, is tried again.
 const RETRY: Duration = Duration::from_secs(2);
+/// The late modules wait so long for the services to answer: a service that never does must not keep the disks away.
+const LATE_MODULES: Duration = Duration::from_secs(5);
 /// The multi-call binary.
 const PROGRAM: &str = "/usr/sbin/vic-endpoint";
 
-/// Runs the endpoint VM until the host ends it; returns only when the kernel refuses to end.
+/// Runs the endpoint VM until the host ends it; returns when a task of it is lost, or the kernel refuses to end.
 pub(crate) async fn run() {
     let version = std::fs::read_to_string("/etc/vic/version").unwrap_or_default().trim().to_owned();
     log::info!("vSphere Integrated Containers endpoint {version}");
     let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let board = Board::new(boot_id.trim().to_owned(), version);
     let reaper = Reaper::default();
-    tokio::spawn(reaper.clone().run());
+    let mut beside = JoinSet::new();
+    beside.spawn(reaper.clone().run());
 
     let (requests, mut from_host) = mpsc::unbounded_channel();
     let channel = open_channel(requests).await;
     log::info!("guestinfo over the {}", channel.carrier_name());
-    tokio::spawn(publish(channel.clone(), board.watch()));
-    tokio::spawn(heartbeat(channel.clone()));
-    tokio::spawn(report_address(channel.clone(), board.watch()));
+    beside.spawn(publish(channel.clone(), board.watch()));
+    beside.spawn(heartbeat(channel.clone()));
+    beside.spawn(report_address(channel.clone(), board.watch()));
 
     let (stop, stopping) = watch::channel(false);
     let mut runners = JoinSet::new();
     let request = tokio::select! {
-        request = from_host.recv() => request,
-        () = serve(&channel, &board, &reaper, &stopping, &mut runners) => None,
+        request = from_host.recv() => request.ok_or_else(|| "the guestinfo channel has closed".to_owned()),
+        defect = serve(&channel, &board, &reaper, &stopping, &mut runners) => Err(defect),
+        defect = lost(&mut beside) => Err(defect),
     };
     let end = match request {
-        Some(HostRequest::Reboot) => End::Reboot,
-        Some(HostRequest::Halt) | None => End::PowerOff,
+        Ok(HostRequest::Reboot) => End::Reboot,
+        Ok(HostRequest::Halt) => End::PowerOff,
+        Err(defect) => return log::error!("{defect}"),
     };
     power::end(&Linux, end, &stop, &mut runners).await;
+}
+
+/// Waits until one of `tasks` panics, and says so; one that ends by itself has done its work.
+async fn lost(tasks: &mut JoinSet<()>) -> String {
+    loop {
+        match tasks.join_next().await {
+            Some(Err(error)) => return format!("a task of init is lost: {error}"),
+            Some(Ok(())) => {}
+            None => future::pending().await,
+        }
+    }
 }
 
 /// Opens the channel; tried until it works.
@@ -67,14 +85,14 @@ async fn open_channel(requests: mpsc::UnboundedSender<HostRequest>) -> Channel {
     }
 }
 
-/// Brings up links and services; never returns.
+/// Brings up links and services; returns only a defect.
 async fn serve(
     channel: &Channel,
     board: &Board,
     reaper: &Reaper,
     stopping: &watch::Receiver<bool>,
     runners: &mut JoinSet<()>,
-) {
+) -> String {
     let documents = read_documents(channel, board).await;
     let config = &documents.config;
     if let Err(error) = Linux.set_host_name(&config.name) {
@@ -88,8 +106,9 @@ async fn serve(
         }
     }
     let resolver = network::Resolver::new(config.dns_servers.clone(), "/etc/resolv.conf".into());
+    let mut links = JoinSet::new();
     for link in network::plan(config) {
-        tokio::spawn(network::keep(link, config.name.clone(), board.clone(), resolver.clone()));
+        links.spawn(network::keep(link, config.name.clone(), board.clone(), resolver.clone()));
     }
     while let Err(error) = documents::lay_out(&documents, Path::new(CONFIG_DIR)) {
         log::error!("cannot write the configuration into {CONFIG_DIR}: {error}");
@@ -101,9 +120,14 @@ async fn serve(
         runners.spawn(runner.run());
     }
     board.services_started();
+    // What is loaded now is not needed for the API's first answer, and would take the processor from it.
+    let _ = timeout(LATE_MODULES, board.watch().wait_for(|status| status.stage == Stage::Ready)).await;
     // Off the event loop: a driver may take its time to look for its device.
     let _ = spawn_blocking(|| early::load_late_modules(&Linux)).await;
-    future::pending().await
+    tokio::select! {
+        defect = lost(&mut links) => defect,
+        defect = lost(runners) => defect,
+    }
 }
 
 /// The services of the endpoint VM.
@@ -190,5 +214,23 @@ async fn set(keys: &impl Keys, key: &'static str, value: String) -> bool {
             false
         }
         Err(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_panics_is_lost_and_one_that_ends_is_not() {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async {});
+        tokio::select! {
+            biased;
+            defect = lost(&mut tasks) => panic!("{defect}"),
+            () = tokio::task::yield_now() => {}
+        }
+        tasks.spawn(async { panic!("a defect") });
+        assert!(lost(&mut tasks).await.contains("panicked"));
     }
 }

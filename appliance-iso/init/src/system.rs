@@ -31,6 +31,8 @@ pub(crate) trait System {
     fn set_host_name(&self, name: &str) -> std::io::Result<()>;
     /// Makes the three-finger salute a signal instead of an instant reboot.
     fn disable_reset_keys(&self) -> std::io::Result<()>;
+    /// Kills every other process.
+    fn kill_others(&self);
     /// Kills what is left, writes out what is cached, and ends the machine.
     fn end(&self, end: End) -> std::io::Result<()>;
 }
@@ -60,9 +62,16 @@ impl System for Linux {
         set_cad_enabled(false).map_err(Into::into)
     }
 
+    fn kill_others(&self) {
+        // On a machine that it does not own, init must harm nobody.
+        if std::process::id() == 1 {
+            // Everything but ourselves; ESRCH when there is nothing.
+            let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+        }
+    }
+
     fn end(&self, end: End) -> std::io::Result<()> {
-        // Everything but ourselves; ESRCH when there is nothing.
-        let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+        self.kill_others();
         sync();
         let mode = match end {
             End::PowerOff => RebootMode::RB_POWER_OFF,

@@ -61,6 +61,8 @@ pub(crate) fn open(path: &Path) -> Result<(File, File), Error> {
         let port = File::options().read(true).write(true).custom_flags(OFlag::O_NOCTTY.bits()).open(path)?;
         if let Ok(mut settings) = termios::tcgetattr(&port) {
             termios::cfmakeraw(&mut settings);
+            // Whether the host's end is connected does not matter: without CLOCAL, a host that goes would hang the port up.
+            settings.control_flags.insert(ControlFlags::CLOCAL | ControlFlags::CREAD);
             // The speed by its bits: the C library's setter for it cannot be linked statically.
             settings.control_flags.remove(ControlFlags::from_bits_retain(libc::CBAUD));
             settings.control_flags.insert(ControlFlags::from_bits_retain(libc::B115200));

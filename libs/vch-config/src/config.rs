@@ -138,6 +138,18 @@ pub struct BridgeConfig {
     pub range: String,
     /// Prefix length of each Docker network.
     pub width: u8,
+    /// The switch and port group that `create` made for it on an ESXi host, and `delete` removes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made: Option<MadeNetwork>,
+}
+
+/// A standard switch without uplinks, and its one port group of the same name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MadeNetwork {
+    /// Managed object id of the host's `HostNetworkSystem`.
+    pub network_system: String,
+    /// Name of switch and port group.
+    pub name: String,
 }
 
 /// The Docker API listener.

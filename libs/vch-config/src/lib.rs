@@ -9,14 +9,16 @@
 //! | [`KEY_SECRETS`] | [`VchSecrets`] | vic-machine | yes |
 //! | [`KEY_STATUS`] | [`EndpointStatus`] | the endpoint VM | yes |
 //! | [`KEY_HEARTBEAT`] | seconds since the guest's boot, decimal | the endpoint VM, every [`HEARTBEAT_SECONDS`] | yes |
-//! | [`KEY_OPERATION`] | journal and lease of a lifecycle operation | vic-machine | no |
+//! | [`KEY_OPERATION`] | [`Operation`] | vic-machine | no |
 //!
 //! Compatibility: a reader ignores fields it does not know and refuses a document whose `schema` is newer than its own.
 
 mod config;
+mod operation;
 mod status;
 
 pub use config::*;
+pub use operation::*;
 pub use status::*;
 
 /// Key of the [`VchConfig`] document.

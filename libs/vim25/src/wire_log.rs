@@ -36,7 +36,10 @@ impl WireLog {
             Err(e) => format!("<!-- not a SOAP envelope: {e} -->"),
         };
         let _ = std::fs::create_dir_all(dir);
-        let _ = std::fs::write(dir.join(format!("{:08}-{number:05}-{what}.xml", std::process::id())), masked);
+        // A file stands there whole or not at all, even when the process is killed.
+        let path = dir.join(format!("{:08}-{number:05}-{what}.xml", std::process::id()));
+        let aside = path.with_extension("part");
+        let _ = std::fs::write(&aside, masked).and_then(|()| std::fs::rename(&aside, path));
     }
 }
 

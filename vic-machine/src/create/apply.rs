@@ -8,98 +8,136 @@ use vim25::Session;
 use vim25::datastore::DatastorePath;
 use vim25::property::Object;
 use vim25::types::{
-    AnyValue, AnyVirtualDevice, AnyVirtualDeviceBackingInfo, ManagedObjectReference, OptionValue,
-    ParaVirtualSCSIController, ResourceAllocationInfo, ResourceConfigSpec, SharesInfo, SharesLevel, VAppConfigSpec,
-    VirtualCdrom, VirtualCdromIsoBackingInfo, VirtualController, VirtualDevice, VirtualDeviceBackingInfo,
-    VirtualDeviceConfigSpec, VirtualDeviceConfigSpecOperation, VirtualDeviceConnectInfo,
-    VirtualDeviceDeviceBackingInfo, VirtualDeviceFileBackingInfo, VirtualEthernetCard,
-    VirtualEthernetCardDistributedVirtualPortBackingInfo, VirtualEthernetCardNetworkBackingInfo, VirtualIDEController,
-    VirtualMachineConfigSpec, VirtualMachineFileInfo, VirtualSCSIController, VirtualSCSISharing, VirtualSerialPort,
-    VirtualSerialPortFileBackingInfo, VirtualVmxnet, VirtualVmxnet3, methods,
+    AnyValue, AnyVirtualDevice, AnyVirtualDeviceBackingInfo, HostNetworkPolicy, HostPortGroupSpec,
+    HostVirtualSwitchSpec, ManagedObjectReference, OptionValue, ParaVirtualSCSIController, ResourceAllocationInfo,
+    ResourceConfigSpec, SharesInfo, SharesLevel, VAppConfigSpec, VirtualCdrom, VirtualCdromIsoBackingInfo,
+    VirtualController, VirtualDevice, VirtualDeviceBackingInfo, VirtualDeviceConfigSpec,
+    VirtualDeviceConfigSpecOperation, VirtualDeviceConnectInfo, VirtualDeviceDeviceBackingInfo,
+    VirtualDeviceFileBackingInfo, VirtualEthernetCard, VirtualEthernetCardDistributedVirtualPortBackingInfo,
+    VirtualEthernetCardNetworkBackingInfo, VirtualIDEController, VirtualMachineConfigSpec, VirtualMachineFileInfo,
+    VirtualSCSIController, VirtualSCSISharing, VirtualSerialPort, VirtualSerialPortFileBackingInfo, VirtualVmxnet,
+    VirtualVmxnet3, methods,
 };
 
 use super::plan::{Plan, Step};
 use super::site::{Housing, Network};
-use crate::printer::Printer;
-use crate::problem::Problem;
+use crate::interrupt::Interrupt;
+use crate::lease::Lease;
+use crate::printer::{Activity, Printer};
+use crate::problem::{Exit, Problem};
 use crate::remove;
 use crate::vch::GUEST_NAME;
 
 /// What exists because of this create.
 #[derive(Debug, Default)]
 pub(crate) struct Made {
-    pub(crate) certificates: bool,
-    pub(crate) folder: Option<ManagedObjectReference>,
-    pub(crate) pool: Option<ManagedObjectReference>,
-    /// The call to create the VM has been sent.
-    pub(crate) vm_asked: bool,
-    pub(crate) vm: Option<ManagedObjectReference>,
-    /// The creation of the VM, while it runs: dropping the wait for it does not stop vSphere.
-    pending: Option<tokio::task::JoinHandle<Result<ManagedObjectReference, vim25::Error>>>,
+    certificates: bool,
+    folder: Option<ManagedObjectReference>,
+    pool: Option<ManagedObjectReference>,
+    vm: Option<ManagedObjectReference>,
+    bridge: Option<Network>,
+    /// Steps whose calls may have been sent.
+    begun: Vec<Step>,
+}
+
+impl Made {
+    /// The endpoint VM, which a step before has made.
+    pub(crate) fn vm(&self) -> Result<&ManagedObjectReference, Problem> {
+        self.vm.as_ref().ok_or_else(|| Problem::new(Exit::Failed, "the endpoint VM is made by an earlier step"))
+    }
 }
 
 /// Carries out every step.
-pub(crate) async fn apply(plan: &Plan, session: &Session, printer: Printer, made: &mut Made) -> Result<(), Problem> {
+pub(crate) async fn apply(
+    plan: &Plan,
+    session: &Session,
+    printer: Printer,
+    interrupt: &mut Interrupt,
+    lease: &mut Lease,
+    made: &mut Made,
+) -> Result<(), Problem> {
     for step in &plan.steps {
         let what = plan.describe(*step);
-        let failed = |e: vim25::Error| Problem::doing(format!("cannot {what}"), &e);
-        if *step == Step::Certificates {
+        lease.step(step);
+        if *step == Step::Upload {
+            let vm = made.vm()?.clone();
+            let work = lease.during(session, &vm, upload(plan, session, printer, &vm));
+            let outcome = interrupt.cut(async { Ok(work.await) }).await?;
+            outcome.map_err(|e| Problem::doing(format!("cannot {what}"), &e))?;
+            continue;
+        }
+        let activity = (*step != Step::Certificates).then(|| printer.wait(&what));
+        interrupt
+            .finish(async {
+                made.begun.push(*step);
+                one(*step, plan, session, lease, made).await.map_err(|problem| match problem {
+                    Failed::Problem(problem) => problem,
+                    Failed::Call(e) => Problem::doing(format!("cannot {what}"), &e),
+                })
+            })
+            .await?;
+        activity.into_iter().for_each(Activity::done);
+    }
+    Ok(())
+}
+
+/// Why a step failed.
+enum Failed {
+    Problem(Problem),
+    Call(vim25::Error),
+}
+
+impl From<vim25::Error> for Failed {
+    fn from(error: vim25::Error) -> Self {
+        Self::Call(error)
+    }
+}
+
+impl From<Problem> for Failed {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
+async fn one(step: Step, plan: &Plan, session: &Session, lease: &mut Lease, made: &mut Made) -> Result<(), Failed> {
+    match step {
+        Step::Certificates => {
             made.certificates = true;
             plan.settings.certificates.write()?;
-            continue;
         }
-        if *step == Step::Upload {
-            upload(plan, session, printer, made).await.map_err(failed)?;
-            continue;
+        Step::Folder => made.folder = Some(folder(plan, session).await?),
+        Step::Pool => made.pool = Some(pool(plan, session, made).await?),
+        Step::EndpointVm => made.vm = Some(endpoint_vm(plan, session, lease, made).await?),
+        Step::Upload => {}
+        Step::Bridge => made.bridge = Some(bridge(plan, session, made.vm()?).await?),
+        Step::Configure => configure(plan, session, lease, made).await?,
+        Step::PowerOn => {
+            let this = made.vm()?.clone();
+            session.run(&methods::PowerOnVMTask { this, host: None }).await?;
         }
-        let activity = printer.wait(&what);
-        match step {
-            Step::Certificates | Step::Upload => {}
-            Step::Folder => made.folder = Some(folder(plan, session).await.map_err(failed)?),
-            Step::Pool => made.pool = Some(pool(plan, session, made).await.map_err(failed)?),
-            Step::EndpointVm => {
-                made.vm_asked = true;
-                let work = endpoint_vm(plan, session, made);
-                let running = made.pending.insert(tokio::spawn(work));
-                let ended = running.await;
-                made.pending = None;
-                let vm =
-                    ended.map_err(|e| Problem::new(crate::problem::Exit::Failed, format!("cannot {what}")).why(e))?;
-                made.vm = Some(vm.map_err(failed)?);
-            }
-            Step::Configure => configure(plan, session, made).await.map_err(failed)?,
-            Step::PowerOn => {
-                let this = vm_of(made).map_err(failed)?;
-                session.run(&methods::PowerOnVMTask { this, host: None }).await.map_err(failed)?;
-            }
-        }
-        activity.done();
     }
     Ok(())
 }
 
 /// Removes what exists because of this create; what cannot be removed is told.
-pub(crate) async fn undo(plan: &Plan, made: &mut Made, session: &Session) -> Vec<Problem> {
+pub(crate) async fn undo(plan: &Plan, made: &Made, session: &Session) -> Vec<Problem> {
     let mut problems = Vec::new();
-    if let Some(pending) = made.pending.take() {
-        // A VM that is being created is there a moment later; it is found by its name then.
-        let _ = tokio::time::timeout(std::time::Duration::from_secs(60), pending).await;
-    }
     let name = &plan.settings.name;
+    let begun = |step: Step| made.begun.contains(&step);
     let mut vm = made.vm.clone();
-    if vm.is_none() && made.vm_asked {
+    if vm.is_none() && begun(Step::EndpointVm) {
         let holder = made.pool.as_ref().unwrap_or(&plan.site.parent_pool);
         match remove::child_named(session, holder, &["VirtualMachine"], name).await {
             Ok(found) => vm = found,
             Err(e) => problems.push(Problem::doing("cannot look for a half-made endpoint VM", &e)),
         }
     }
+    let bridge = plan.site.bridge_to_make.as_ref().filter(|_| begun(Step::Bridge));
     if let Some(vm) = &vm
-        && let Err(e) = remove::endpoint(session, &plan.site.datacenter.reference, vm).await
+        && let Err(e) = remove::endpoint(session, &plan.site.datacenter.reference, vm, bridge).await
     {
         problems.push(Problem::doing(format!("the endpoint VM {name:?} could not be removed"), &e));
     }
-    let begun = |step: Step| plan.steps.contains(&step);
     let pools: &[&str] = &["VirtualApp", "ResourcePool"];
     for (asked, known, holder, kinds) in [
         (begun(Step::Pool), &made.pool, &plan.site.parent_pool, pools),
@@ -123,10 +161,6 @@ pub(crate) async fn undo(plan: &Plan, made: &mut Made, session: &Session) -> Vec
         plan.settings.certificates.unwrite();
     }
     problems.into_iter().map(|p| p.remedy("run vic-machine delete, which continues from the inventory")).collect()
-}
-
-fn vm_of(made: &Made) -> Result<ManagedObjectReference, vim25::Error> {
-    made.vm.clone().ok_or_else(|| vim25::Error::Invalid("the endpoint VM is made by an earlier step".into()))
 }
 
 async fn folder(plan: &Plan, session: &Session) -> Result<ManagedObjectReference, vim25::Error> {
@@ -176,28 +210,25 @@ fn resources(cpu_mhz: Option<u64>, memory_mib: Option<u64>) -> ResourceConfigSpe
     }
 }
 
-/// Owns all that it needs, so that it goes on when the wait for it is dropped.
-fn endpoint_vm(
+async fn endpoint_vm(
     plan: &Plan,
     session: &Session,
+    lease: &mut Lease,
     made: &Made,
-) -> impl Future<Output = Result<ManagedObjectReference, vim25::Error>> + Send + use<> {
-    let config = new_vm(plan, made);
-    let session = session.clone();
+) -> Result<ManagedObjectReference, vim25::Error> {
+    let config = new_vm(plan, lease, made);
     let pool = made.pool.clone().unwrap_or_else(|| plan.site.parent_pool.clone());
     let folder = made.folder.clone().unwrap_or_else(|| plan.site.vm_folder.clone());
-    async move {
-        let result = if pool.kind == "VirtualApp" {
-            session.run(&methods::CreateChildVMTask { this: pool, config, host: None }).await?
-        } else {
-            session.run(&methods::CreateVMTask { this: folder, config, pool, host: None }).await?
-        };
-        let protocol = |reason: String| vim25::Error::Protocol { what: "creating the endpoint VM".into(), reason };
-        result.ok_or_else(|| protocol("the task has no result".into()))?.get().map_err(|e| protocol(e.to_string()))
-    }
+    let result = if pool.kind == "VirtualApp" {
+        session.run(&methods::CreateChildVMTask { this: pool, config, host: None }).await?
+    } else {
+        session.run(&methods::CreateVMTask { this: folder, config, pool, host: None }).await?
+    };
+    let protocol = |reason: String| vim25::Error::Protocol { what: "creating the endpoint VM".into(), reason };
+    result.ok_or_else(|| protocol("the task has no result".into()))?.get().map_err(|e| protocol(e.to_string()))
 }
 
-fn new_vm(plan: &Plan, made: &Made) -> VirtualMachineConfigSpec {
+fn new_vm(plan: &Plan, lease: &mut Lease, made: &Made) -> VirtualMachineConfigSpec {
     let s = &plan.settings;
     let mut devices: Vec<AnyVirtualDevice> = vec![
         VirtualIDEController {
@@ -236,6 +267,7 @@ fn new_vm(plan: &Plan, made: &Made) -> VirtualMachineConfigSpec {
         // The document stands there from the first moment on: whatever happens next, this VM is known as a VCH.
         extra_config: vec![
             option(KEY_CONFIG, config(plan, made, &image_store(plan, None), &[]).to_text()),
+            lease.option(),
             option("answer.msg.serial.file.open", "Append".into()),
             option("disk.EnableUUID", "TRUE".into()),
         ],
@@ -281,7 +313,7 @@ fn nic(key: i32, network: &Network) -> AnyVirtualDevice {
 fn config(plan: &Plan, made: &Made, image_store: &DatastorePath, macs: &[(String, String)]) -> vch_config::VchConfig {
     let folder = made.folder.as_ref().map_or("", |f| &f.value);
     let pool = made.pool.as_ref().unwrap_or(&plan.site.parent_pool);
-    plan.config(folder, &pool.value, image_store, macs)
+    plan.config(made.bridge.as_ref(), folder, &pool.value, image_store, macs)
 }
 
 /// The folder of the endpoint VM's files.
@@ -303,23 +335,65 @@ fn image_store(plan: &Plan, vm_files: Option<&DatastorePath>) -> DatastorePath {
     }
 }
 
-async fn upload(plan: &Plan, session: &Session, printer: Printer, made: &Made) -> Result<(), vim25::Error> {
+async fn upload(
+    plan: &Plan,
+    session: &Session,
+    printer: Printer,
+    vm: &ManagedObjectReference,
+) -> Result<(), vim25::Error> {
     let iso = &plan.settings.appliance;
-    let file = vm_files(session, &vm_of(made)?).await?.join(&iso.upload_name("appliance"));
+    let file = vm_files(session, vm).await?.join(&iso.upload_name("appliance"));
     let activity = printer.upload(&format!("upload {} to {file}", iso.path.display()), iso.size);
     session.upload(&iso.path, &plan.site.datacenter_path, &file, activity.position()).await?;
     activity.done();
     Ok(())
 }
 
-async fn configure(plan: &Plan, session: &Session, made: &Made) -> Result<(), vim25::Error> {
-    let vm = vm_of(made)?;
-    let files = vm_files(session, &vm).await?;
+/// Makes the switch and port group of the bridge network on an ESXi host, and the VM's NIC on it.
+async fn bridge(plan: &Plan, session: &Session, vm: &ManagedObjectReference) -> Result<Network, Failed> {
+    let missing = |what: &str| vim25::Error::Protocol {
+        what: "creating the bridge network".into(),
+        reason: format!("{what} is missing"),
+    };
+    let made = plan.site.bridge_to_make.as_ref().ok_or_else(|| missing("its description"))?;
+    let this = ManagedObjectReference::new("HostNetworkSystem", &made.network_system);
+    // Validation has seen that a switch of this name, if there is one, is an empty leftover.
+    let spec = HostVirtualSwitchSpec { num_ports: 1024, ..Default::default() };
+    let switch = methods::AddVirtualSwitch { this: this.clone(), vswitch_name: made.name.clone(), spec: Some(spec) };
+    match session.call(&switch).await {
+        Err(e) if e.fault_name() == Some("AlreadyExists") => {}
+        other => other?,
+    }
+    let portgrp = HostPortGroupSpec {
+        name: made.name.clone(),
+        vlan_id: 0,
+        vswitch_name: made.name.clone(),
+        policy: HostNetworkPolicy::default(),
+    };
+    session.call(&methods::AddPortGroup { this, portgrp }).await?;
+    let networks = session.contained(&plan.site.datacenter.reference, "Network", true, &["name"]).await?;
+    let mut found = None;
+    for network in networks {
+        if network.get::<String>("name")?.as_deref() == Some(made.name.as_str()) {
+            found = Some(network.reference);
+        }
+    }
+    let reference = found.ok_or_else(|| missing("the new port group's network"))?;
+    let network = Network { reference, name: made.name.clone(), distributed: None };
+    let device_change = vec![add(nic(-1, &network))];
+    let spec = VirtualMachineConfigSpec { device_change, ..Default::default() };
+    session.run(&methods::ReconfigVMTask { this: vm.clone(), spec }).await?;
+    Ok(network)
+}
+
+async fn configure(plan: &Plan, session: &Session, lease: &mut Lease, made: &Made) -> Result<(), Failed> {
+    let vm = made.vm()?;
+    let files = vm_files(session, vm).await?;
     let iso = files.join(&plan.settings.appliance.upload_name("appliance"));
-    let object = session.read(&vm, &["config.hardware.device"]).await?;
+    let object = session.read(vm, &["config.hardware.device"]).await?;
     let devices: Vec<AnyVirtualDevice> = object.all("config.hardware.device")?;
     let ide = devices.iter().find(|d| matches!(d, AnyVirtualDevice::VirtualIDEController(_))).map(|d| d.key);
-    let macs = macs(plan, &object)?;
+    let macs = macs(plan, made, &object)?;
     let config = config(plan, made, &image_store(plan, Some(&files)), &macs);
     let cdrom_backing = VirtualCdromIsoBackingInfo {
         base: VirtualDeviceFileBackingInfo {
@@ -353,14 +427,19 @@ async fn configure(plan: &Plan, session: &Session, made: &Made) -> Result<(), vi
     };
     let spec = VirtualMachineConfigSpec {
         device_change: vec![add(cdrom.into()), add(serial.into())],
-        extra_config: vec![option(KEY_CONFIG, config.to_text()), option(KEY_SECRETS, plan.secrets().to_text())],
+        extra_config: vec![
+            option(KEY_CONFIG, config.to_text()),
+            option(KEY_SECRETS, plan.secrets().to_text()),
+            lease.option(),
+        ],
         ..Default::default()
     };
-    session.run(&methods::ReconfigVMTask { this: vm, spec }).await.map(drop)
+    session.run(&methods::ReconfigVMTask { this: vm.clone(), spec }).await?;
+    Ok(())
 }
 
 /// The MAC address of each network's NIC, as vSphere gave it.
-fn macs(plan: &Plan, object: &Object) -> Result<Vec<(String, String)>, vim25::Error> {
+fn macs(plan: &Plan, made: &Made, object: &Object) -> Result<Vec<(String, String)>, vim25::Error> {
     let mut out = Vec::new();
     for device in object.all::<AnyVirtualDevice>("config.hardware.device")? {
         let AnyVirtualDevice::VirtualVmxnet3(card) = &device else { continue };
@@ -374,7 +453,8 @@ fn macs(plan: &Plan, object: &Object) -> Result<Vec<(String, String)>, vim25::Er
             }
             _ => false,
         };
-        let network = plan.site.networks.iter().find(|(_, n)| on(n));
+        let bridge = made.bridge.iter().map(|b| (&b.name, b));
+        let network = plan.site.networks.iter().chain(bridge).find(|(_, n)| on(n));
         if let (Some((name, _)), Some(mac)) = (network, &card.mac_address) {
             out.push((name.clone(), mac.to_lowercase()));
         }

@@ -2,15 +2,16 @@
 
 use std::fmt;
 
-use vch_config::{ApiConfig, ApiTls, Interface, Role, SCHEMA, StorageConfig, VchConfig, VchSecrets, VsphereConfig};
+use vch_config::{
+    ApiConfig, ApiTls, BridgeConfig, Interface, Role, SCHEMA, StorageConfig, VchConfig, VchSecrets, VsphereConfig,
+};
 use vim25::datastore::DatastorePath;
 use vim25::trust::Trust;
 
 use super::settings::Settings;
-use super::site::{Housing, Site};
+use super::site::{Housing, Network, Site};
 use crate::certs::Mode;
 use crate::printer::Printer;
-use crate::vch::Vch;
 
 /// What will be done.
 #[derive(Debug)]
@@ -30,6 +31,7 @@ pub(crate) enum Step {
     Pool,
     EndpointVm,
     Upload,
+    Bridge,
     Configure,
     PowerOn,
 }
@@ -46,7 +48,12 @@ impl Plan {
         if site.housing != Housing::Shared {
             steps.push(Step::Pool);
         }
-        steps.extend([Step::EndpointVm, Step::Upload, Step::Configure, Step::PowerOn]);
+        // The VM comes before the switch: its configuration is where the switch is recorded as ours.
+        steps.extend([Step::EndpointVm, Step::Upload]);
+        if site.bridge_to_make.is_some() {
+            steps.push(Step::Bridge);
+        }
+        steps.extend([Step::Configure, Step::PowerOn]);
         let created =
             time::OffsetDateTime::now_utc().format(&time::format_description::well_known::Rfc3339).unwrap_or_default();
         Self { settings, site, id: uuid::Uuid::new_v4().to_string(), created, steps }
@@ -88,6 +95,10 @@ impl Plan {
                 let iso = &self.settings.appliance;
                 format!("upload {} ({} bytes) as {}", iso.path.display(), iso.size, iso.upload_name("appliance"))
             }
+            Step::Bridge => format!(
+                "create switch and port group {:?}, without uplink, for the bridge network",
+                site.bridge_to_make.as_ref().map_or("", |m| &m.name)
+            ),
             Step::Configure => "attach the ISO and write the VCH's configuration".into(),
             Step::PowerOn => "power on and wait until the Docker API answers".into(),
         }
@@ -117,9 +128,11 @@ impl Plan {
         }
     }
 
-    /// The configuration; `macs` gives the address of each network's NIC, once known.
+    /// The configuration; `macs` gives the address of each network's NIC, and `bridge` the port group that was made,
+    /// once they are known.
     pub(crate) fn config(
         &self,
+        bridge: Option<&Network>,
         vm_folder: &str,
         pool: &str,
         image_store: &DatastorePath,
@@ -127,7 +140,7 @@ impl Plan {
     ) -> VchConfig {
         let (s, site) = (&self.settings, &self.site);
         let interfaces = self.interfaces().into_iter().map(|(network, roles)| {
-            let facts = site.networks.get(&network);
+            let facts = site.networks.get(&network).or(bridge.filter(|b| b.name == network));
             // One role on the network may carry the static address that all of them share.
             let given = s.networks.iter().filter(|n| n.network == network).map(|n| &n.addressing);
             let ipv4 = given
@@ -166,7 +179,7 @@ impl Plan {
             },
             interfaces: interfaces.collect(),
             dns_servers: s.dns_servers.clone(),
-            bridge: s.bridge.clone(),
+            bridge: BridgeConfig { made: site.bridge_to_make.clone(), ..s.bridge.clone() },
             api: ApiConfig { port: if s.mode == Mode::None { 2375 } else { 2376 }, tls: self.api_tls() },
             storage: StorageConfig { image_store: image_store.to_string(), volume_stores: Vec::new() },
             limits: s.limits.clone(),
@@ -177,11 +190,6 @@ impl Plan {
     /// What is stored apart from the configuration.
     pub(crate) fn secrets(&self) -> VchSecrets {
         VchSecrets::new(self.settings.ops_password.clone(), self.settings.certificates.server_key_pem.clone())
-    }
-
-    /// `host:port` that clients should use: the name in the certificate when one was given, else the address.
-    pub(crate) fn docker_host(&self, vch: &Vch) -> String {
-        vch.docker_host().unwrap_or_default()
     }
 }
 
@@ -203,6 +211,7 @@ impl fmt::Display for Step {
             Self::Pool => "pool",
             Self::EndpointVm => "endpoint-vm",
             Self::Upload => "upload",
+            Self::Bridge => "bridge",
             Self::Configure => "configure",
             Self::PowerOn => "power-on",
         })

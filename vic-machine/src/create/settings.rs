@@ -71,6 +71,7 @@ pub(crate) fn resolve(args: &CreateArgs, target: &Target) -> Result<Settings, Ve
         server_cert: args.tls_server_cert.clone(),
         server_key: args.tls_server_key.clone(),
         client_cas: args.tls_ca.clone(),
+        rsa_bits: args.certificate_key_size,
         now: time::OffsetDateTime::now_utc(),
     };
     let certificates = match request.resolve() {
@@ -93,7 +94,7 @@ pub(crate) fn resolve(args: &CreateArgs, target: &Target) -> Result<Settings, Ve
         appliance,
         networks,
         dns_servers: args.dns_server.clone(),
-        bridge: BridgeConfig { range: args.bridge_network_range.clone(), width: args.bridge_network_width },
+        bridge: BridgeConfig { range: args.bridge_network_range.clone(), width: args.bridge_network_width, made: None },
         limits: Limits {
             cpu_mhz: limit(args.cpu),
             memory_mib: limit(args.memory),
@@ -221,6 +222,7 @@ fn create_options(args: &CreateArgs) -> Vec<String> {
     add("endpoint-memory", Some(args.endpoint_memory.to_string()));
     add("endpoint-cpu", Some(args.endpoint_cpu.to_string()));
     add("tls-cname", args.tls_cname.clone());
+    add("certificate-key-size", args.certificate_key_size.map(|n| n.to_string()));
     for ip in &args.dns_server {
         add("dns-server", Some(ip.to_string()));
     }

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use vch_config::Role;
+use vch_config::{MadeNetwork, Role};
 use vim25::Session;
 use vim25::inventory::{Inventory, Lookup, Node};
 use vim25::property::Object;
-use vim25::types::{AnyComputeResourceConfigInfo, KeyValue, ManagedObjectReference, methods, schema};
+use vim25::types::{
+    AnyComputeResourceConfigInfo, HostVirtualSwitch, KeyValue, ManagedObjectReference, methods, schema,
+};
 
 use super::settings::Settings;
 use crate::printer::Printer;
@@ -29,6 +31,8 @@ pub(crate) struct Site {
     pub(crate) housing: Housing,
     pub(crate) datastore: Node,
     pub(crate) networks: BTreeMap<String, Network>,
+    /// On an ESXi host without the bridge network: the switch and port group to make for it.
+    pub(crate) bridge_to_make: Option<MadeNetwork>,
     /// Leftovers of an earlier create that died: an empty folder or pool of the VCH's name, which is used again.
     pub(crate) found_folder: Option<ManagedObjectReference>,
     pub(crate) found_pool: Option<ManagedObjectReference>,
@@ -131,7 +135,7 @@ impl Check<'_> {
         let Some(compute) = compute else {
             // Without hosts neither datastores nor networks can be judged, but their names can.
             self.datastore(datacenter, None);
-            self.networks(datacenter, None).await?;
+            self.networks(datacenter, None, &mut None).await?;
             return Ok(None);
         };
         let owner = self.owner(&compute);
@@ -143,7 +147,8 @@ impl Check<'_> {
         if let Some(datastore) = &datastore {
             self.space(datastore).await?;
         }
-        let networks = self.networks(datacenter, Some(&hosts)).await?;
+        let mut bridge_to_make = None;
+        let networks = self.networks(datacenter, Some(&hosts), &mut bridge_to_make).await?;
         if vcenter {
             self.licence().await?;
         }
@@ -173,6 +178,7 @@ impl Check<'_> {
             housing,
             datastore,
             networks,
+            bridge_to_make,
             found_folder,
             found_pool,
         }))
@@ -287,6 +293,7 @@ impl Check<'_> {
         &mut self,
         datacenter: &Node,
         hosts: Option<&[ManagedObjectReference]>,
+        bridge_to_make: &mut Option<MadeNetwork>,
     ) -> Result<BTreeMap<String, Network>, vim25::Error> {
         let mut out = BTreeMap::new();
         let settings = self.settings;
@@ -299,6 +306,10 @@ impl Check<'_> {
                 Lookup::Found(node) => node,
                 Lookup::Ambiguous(paths) => {
                     self.problems.push(vch::ambiguous(&flag, &wanted.network, &paths));
+                    continue;
+                }
+                Lookup::NotFound(_) if wanted.role == Role::Bridge && !self.session.is_vcenter() => {
+                    *bridge_to_make = self.new_switch(&flag, &wanted.network, hosts).await?;
                     continue;
                 }
                 Lookup::NotFound(names) => {
@@ -324,6 +335,33 @@ impl Check<'_> {
             out.insert(wanted.network.clone(), network);
         }
         Ok(out)
+    }
+
+    /// The switch to make for the bridge network.  One of its name that is empty is a leftover, and is used.
+    async fn new_switch(
+        &mut self,
+        flag: &str,
+        name: &str,
+        hosts: Option<&[ManagedObjectReference]>,
+    ) -> Result<Option<MadeNetwork>, vim25::Error> {
+        let Some(host) = hosts.and_then(<[_]>::first) else { return Ok(None) };
+        let facts = self.session.read(host, &["configManager.networkSystem"]).await?;
+        let network_system: ManagedObjectReference = facts.require("configManager.networkSystem")?;
+        if let Err(problem) = names::check_vch_name(name) {
+            self.problems.push(Problem { what: format!("{flag}: a switch cannot be named {name:?}"), ..problem });
+            return Ok(None);
+        }
+        let facts = self.session.read(&network_system, &["networkInfo.vswitch"]).await?;
+        let switches: Vec<HostVirtualSwitch> = facts.all("networkInfo.vswitch")?;
+        if switches.iter().any(|s| s.name == name && !(s.portgroup.is_empty() && s.pnic.is_empty())) {
+            self.problems.push(
+                Problem::validation(format!("{flag}: there is no port group {name:?}, and it cannot be created"))
+                    .why(format!("a switch of that name is in use on {}", self.session.target()))
+                    .remedy("choose another name, or name an existing port group"),
+            );
+            return Ok(None);
+        }
+        Ok(Some(MadeNetwork { network_system: network_system.value, name: name.to_owned() }))
     }
 
     /// Containers run on any host of the cluster, so every host must carry the bridge network.
@@ -382,18 +420,13 @@ impl Check<'_> {
 
     /// Certificates fail when clocks differ by much.
     async fn clock(&mut self) -> Result<(), vim25::Error> {
-        let this = ManagedObjectReference::new("ServiceInstance", "ServiceInstance");
-        let theirs = self.session.call(&methods::CurrentTime { this }).await?;
-        let format = &time::format_description::well_known::Rfc3339;
-        if let Ok(theirs) = time::OffsetDateTime::parse(&theirs.0, format) {
-            let skew = (time::OffsetDateTime::now_utc() - theirs).whole_seconds();
-            if skew.abs() > 3600 {
-                self.printer.warn(format!(
-                    "the clock of {} differs from this machine's by {} s: certificates may be refused",
-                    self.session.target(),
-                    skew.abs()
-                ));
-            }
+        let skew = time::OffsetDateTime::now_utc().unix_timestamp() - vch::clock(self.session).await?;
+        if skew.abs() > 3600 {
+            self.printer.warn(format!(
+                "the clock of {} differs from this machine's by {} s: certificates may be refused",
+                self.session.target(),
+                skew.abs()
+            ));
         }
         Ok(())
     }

@@ -11,9 +11,8 @@ use tokio::time::{Instant, timeout_at};
 use vch_config::{Document as _, EndpointStatus, KEY_STATUS, Stage};
 use vim25::Session;
 use vim25::property::Object;
-use vim25::types::VirtualMachinePowerState;
+use vim25::types::{ManagedObjectReference, VirtualMachinePowerState};
 
-use super::apply::Made;
 use super::plan::Plan;
 use crate::printer::Printer;
 use crate::problem::{Exit, Problem};
@@ -33,14 +32,18 @@ enum Seen {
 }
 
 /// Waits until the endpoint VM says that the Docker API answers.
-pub(crate) async fn verify(plan: &Plan, made: &Made, session: &Session, printer: Printer) -> Result<Vch, Problem> {
-    let vm = made.vm.clone().ok_or_else(|| Problem::new(Exit::Failed, "the plan made no endpoint VM"))?;
+pub(crate) async fn verify(
+    plan: &Plan,
+    vm: &ManagedObjectReference,
+    session: &Session,
+    printer: Printer,
+) -> Result<Vch, Problem> {
     let mut activity = printer.wait("wait for the appliance");
-    let mut watch = session.watch(&vm, &["config.extraConfig", "runtime.powerState"]).await?;
+    let mut watch = session.watch(vm, &["config.extraConfig", "runtime.powerState"]).await?;
     let mut last = Seen::Nothing;
     let mut deadline = Instant::now() + BOOT;
     loop {
-        let change = watch.until(&vm, |object| {
+        let change = watch.until(vm, |object| {
             let now = seen(object, &plan.id)?;
             Ok::<_, vim25::Error>((now != last).then_some(now))
         });
@@ -70,7 +73,7 @@ pub(crate) async fn verify(plan: &Plan, made: &Made, session: &Session, printer:
         }
     }
     activity.done();
-    let found = vch::all(session).await?.into_iter().find(|v| v.vm == vm);
+    let found = vch::all(session).await?.into_iter().find(|v| v.vm == *vm);
     found.ok_or_else(|| Problem::new(Exit::Failed, "the VCH has vanished from the inventory"))
 }
 

@@ -16,18 +16,34 @@ use crate::{error::Error, tree::Files};
 pub struct Debian;
 
 impl PackageSource for Debian {
-    fn resolve(&self, name: &str) -> Result<Package, Error> {
-        let text = run("apt-cache", &["show", "--no-all-versions", name], None, &format!("look up {name}"))
-            .map_err(|e| Error::NoPackage { package: name.into(), reason: e.to_string() })?;
-        parse_record(&text)
-            .ok_or_else(|| Error::NoPackage { package: name.into(), reason: "apt-cache shows no record of it".into() })
+    fn resolve(&self, names: &[&str], cache: &Path) -> Result<Vec<Package>, Error> {
+        let cache = folder(cache)?;
+        // apt reads its lists of some hundred thousand packages anew for every call, unless it may keep the result; it notices
+        // by itself when the lists have changed.
+        let index = format!("Dir::Cache::pkgcache={}", cache.join("apt-index.bin").display());
+        let mut arguments = vec!["-o", index.as_str(), "show", "--no-all-versions", "--"];
+        arguments.extend(names);
+        let look_up = format!("look up {}", names.join(" "));
+        // It fails when it finds none of them; which ones it does not find is seen below in either case.
+        let (text, reason) = match run("apt-cache", &arguments, None, &look_up) {
+            Ok(text) => (text, "apt-cache shows no record of it".to_owned()),
+            Err(error) => (String::new(), error.to_string()),
+        };
+        let known: Vec<Package> = text.split("\n\n").filter_map(parse_record).collect();
+        let find = |name: &str| known.iter().find(|package| package.name == name).cloned();
+        names
+            .iter()
+            .map(|name| {
+                find(name).ok_or_else(|| Error::NoPackage { package: (*name).to_owned(), reason: reason.clone() })
+            })
+            .collect()
     }
 
     fn fetch(&self, package: &Package, cache: &Path) -> Result<PathBuf, Error> {
         let file = cache.join(format!("{}.deb", package.sha256));
         if !file.exists() {
-            std::fs::create_dir_all(cache).map_err(|source| Error::Write { path: cache.into(), source })?;
-            let folder = tempfile::tempdir_in(cache).map_err(|source| Error::Write { path: cache.into(), source })?;
+            let cache = folder(cache)?;
+            let folder = tempfile::tempdir_in(&cache).map_err(|source| Error::Write { path: cache.clone(), source })?;
             let wanted = format!("{}={}", package.name, package.version);
             // The sandbox user cannot write into our folder; apt verifies signatures and hashes without it.
             let arguments = ["-q", "-o", "APT::Sandbox::User=root", "download", &wanted];
@@ -71,6 +87,13 @@ impl PackageSource for Debian {
     }
 }
 
+/// Makes the folder; returns its absolute path, for apt takes a relative one as one of its own.
+fn folder(path: &Path) -> Result<PathBuf, Error> {
+    std::fs::create_dir_all(path)
+        .and_then(|()| path.canonicalize())
+        .map_err(|source| Error::Write { path: path.into(), source })
+}
+
 /// Runs a tool of apt in `folder` and returns its standard output.
 fn run(tool: &'static str, arguments: &[&str], folder: Option<&Path>, purpose: &str) -> Result<String, Error> {
     let failed = |reason: String| Error::Tool { tool, purpose: purpose.to_owned(), reason };
@@ -86,9 +109,8 @@ fn run(tool: &'static str, arguments: &[&str], folder: Option<&Path>, purpose: &
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Reads the first record of `apt-cache show`.
-fn parse_record(text: &str) -> Option<Package> {
-    let record = text.split("\n\n").next()?;
+/// Reads one record of `apt-cache show`.
+fn parse_record(record: &str) -> Option<Package> {
     let field = |name: &str| {
         record.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(|v| v.trim().to_owned()))
     };
@@ -117,7 +139,7 @@ mod tests {
     fn a_record_of_apt_cache_is_read() {
         let text = "Package: linux-image-cloud-amd64\nSource: linux-signed-amd64 (6.1.192+2)\nVersion: 6.1.192-2\n\
                     Architecture: amd64\nDepends: linux-image-6.1.0-56-cloud-amd64 (= 6.1.192-2), kmod | other, awk:any\n\
-                    SHA256: 00be\n\nPackage: other\n";
+                    SHA256: 00be\n";
         let package = parse_record(text).unwrap();
         assert_eq!(package.source, "linux-signed-amd64");
         assert_eq!(package.depends, ["linux-image-6.1.0-56-cloud-amd64", "kmod", "awk"]);

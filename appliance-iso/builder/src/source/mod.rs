@@ -27,11 +27,11 @@ pub struct Package {
 
 /// A place that packages come from.
 pub trait PackageSource {
-    /// The newest version of the package `name`.
+    /// The newest version of each package in `names`, in their order.  `cache` may keep what makes the next look faster.
     ///
     /// # Errors
     /// [`Error::NoPackage`] or [`Error::Tool`].
-    fn resolve(&self, name: &str) -> Result<Package, Error>;
+    fn resolve(&self, names: &[&str], cache: &Path) -> Result<Vec<Package>, Error>;
 
     /// The package's file, downloaded into `cache` unless it is there already; its checksum is verified either way.
     ///

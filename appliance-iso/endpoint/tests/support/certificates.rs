@@ -1,8 +1,12 @@
 //! Certificates of a VCH, as vic-machine makes them.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
 
 /// A CA, the server's certificate for 127.0.0.1, a client's.
 pub(crate) struct Certificates {
@@ -44,5 +48,20 @@ impl Certificates {
             options.push(format!("{option}={}", path.display()));
         }
         options
+    }
+
+    /// The client's side of mutual TLS.
+    pub(crate) fn client_tls(&self) -> Arc<ClientConfig> {
+        let certificate = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate(&self.ca)).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(self.client_key.as_bytes()).unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(vec![certificate(&self.client)], key)
+            .unwrap();
+        Arc::new(config)
     }
 }

@@ -1,7 +1,9 @@
 //! A virtual machine that boots the appliance, with the test in the place of vSphere.
 
 mod certificates;
+mod documents;
 mod host;
+mod probe;
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -13,6 +15,7 @@ use std::{
 };
 
 pub(crate) use certificates::Certificates;
+pub(crate) use documents::config;
 pub(crate) use host::Host;
 use tempfile::TempDir;
 
@@ -102,6 +105,28 @@ impl Guest {
             .unwrap_or_else(|last| panic!("{what} did not come; {key} is {last:?}; console:\n{}", self.console()))
     }
 
+    /// Waits until the Docker API answers over mutual TLS; returns how long after power-on.
+    pub(crate) fn wait_for_docker(&self, certificates: &Certificates) -> Duration {
+        let tls = certificates.client_tls();
+        // No answer can come before; and QEMU writes a complaint for every probe of a network card that is not up yet.
+        self.wait("guestinfo.ip", "the guest's address", |ip| !ip.is_empty());
+        loop {
+            match probe::ping(self.port, &tls) {
+                Ok(()) => return self.age(),
+                Err(why) => assert!(self.age() < LIMIT, "no answer: {why}; console:\n{}", self.console()),
+            }
+        }
+    }
+
+    /// Waits until the console shows `line`; returns how long after power-on.
+    pub(crate) fn wait_for_line(&self, line: &str) -> Duration {
+        while !self.console().contains(line) {
+            assert!(self.age() < LIMIT, "{line:?} did not come; console:\n{}", self.console());
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
+        self.age()
+    }
+
     /// Waits until QEMU has ended by itself.
     pub(crate) fn wait_for_power_off(&mut self) {
         let start = Instant::now();
@@ -117,21 +142,17 @@ impl Guest {
 
     /// Presses keys on the VM's console.
     pub(crate) fn press(&self, keys: &[&str]) {
-        let stream = UnixStream::connect(self.folder.path().join("qmp")).unwrap();
-        let mut reader = BufReader::new(stream.try_clone().unwrap());
-        let mut writer = stream;
-        let mut answer = |line: &str| {
-            if !line.is_empty() {
-                writeln!(writer, "{line}").unwrap();
-            }
-            let mut text = String::new();
-            reader.read_line(&mut text).unwrap();
-            assert!(!text.contains("\"error\""), "{text}");
-        };
         let keys: Vec<_> = keys.iter().map(|key| serde_json::json!({"type": "qcode", "data": key})).collect();
-        answer("");
-        answer(r#"{"execute":"qmp_capabilities"}"#);
-        answer(&serde_json::json!({"execute": "send-key", "arguments": {"keys": keys}}).to_string());
+        Qmp::connect(self.folder.path()).call(&serde_json::json!({"execute": "send-key", "arguments": {"keys": keys}}));
+    }
+
+    /// Sends a request of the host that ends the guest; returns QEMU's reason for its own end.
+    pub(crate) fn ask_to_end(&mut self, request: &str) -> String {
+        let mut qmp = Qmp::connect(self.folder.path());
+        self.host.ask(request);
+        let reason = qmp.shutdown();
+        self.wait_for_power_off();
+        reason
     }
 
     /// Runs the docker client against the guest.
@@ -153,5 +174,48 @@ impl Drop for Guest {
     fn drop(&mut self) {
         let _ = self.qemu.kill();
         let _ = self.qemu.wait();
+    }
+}
+
+/// QEMU's control socket.
+struct Qmp(BufReader<UnixStream>);
+
+impl Qmp {
+    fn connect(folder: &Path) -> Self {
+        let stream = UnixStream::connect(folder.join("qmp")).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        let mut qmp = Self(BufReader::new(stream));
+        qmp.next();
+        qmp.call(&serde_json::json!({"execute": "qmp_capabilities"}));
+        qmp
+    }
+
+    /// The next message.
+    fn next(&mut self) -> serde_json::Value {
+        let mut line = String::new();
+        self.0.read_line(&mut line).expect("QEMU says nothing");
+        serde_json::from_str(&line).unwrap()
+    }
+
+    /// Runs a command and waits for its answer; events in between are dropped.
+    fn call(&mut self, command: &serde_json::Value) {
+        writeln!(self.0.get_mut(), "{command}").unwrap();
+        loop {
+            let answer = self.next();
+            assert_eq!(answer.get("error"), None, "{command}");
+            if answer.get("return").is_some() {
+                return;
+            }
+        }
+    }
+
+    /// Waits until QEMU says that it ends, and why.
+    fn shutdown(&mut self) -> String {
+        loop {
+            let message = self.next();
+            if message["event"] == "SHUTDOWN" {
+                return message["data"]["reason"].as_str().unwrap_or_default().to_owned();
+            }
+        }
     }
 }
