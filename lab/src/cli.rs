@@ -89,6 +89,9 @@ struct Up {
     /// Password of the administrator (made up at the first start).
     #[arg(long, env = "VIC_LAB_PASSWORD", hide_env_values = true)]
     password: Option<Secret>,
+    /// One more user, with the same password and the read-only role.
+    #[arg(long, value_name = "NAME")]
+    readonly_user: Vec<String>,
     /// Publish a VM's port: `[ADDRESS:]PORT:VMNAME:GUESTPORT`.
     #[arg(long)]
     publish: Vec<Published>,
@@ -120,7 +123,12 @@ enum Faults {
 }
 
 #[derive(Debug, Args)]
-#[group(id = "effect", required = true, multiple = false, args = ["fault", "drop", "expire_session", "delay", "kill_vm", "preset"])]
+// Not `#[group]`: that would take in every option of the struct.
+#[command(group(
+    clap::ArgGroup::new("effect").required(true).args([
+        "fault", "drop", "expire_session", "delay", "kill_vm", "restart", "fill_datastore", "preset",
+    ])
+))]
 struct AddFault {
     /// Calls of this method, `*` matches any text.
     #[arg(long, default_value = "*")]
@@ -138,7 +146,8 @@ struct AddFault {
     #[arg(long)]
     fault: Option<String>,
     /// The call succeeds, and its task fails.
-    #[arg(long, requires = "fault")]
+    // `requires` alone is waived where its option is shut out by another effect.
+    #[arg(long, requires = "fault", conflicts_with_all = ["drop", "expire_session", "delay", "kill_vm", "restart", "fill_datastore", "preset"])]
     in_task: bool,
     /// Close the connection before or after the effect.
     #[arg(long, value_enum)]
@@ -150,11 +159,17 @@ struct AddFault {
     #[arg(long, value_name = "MILLISECONDS")]
     delay: Option<u64>,
     /// And up to this many milliseconds more.
-    #[arg(long, requires = "delay", default_value_t = 0, value_name = "MILLISECONDS")]
+    #[arg(long, requires = "delay", default_value_t = 0, value_name = "MILLISECONDS", conflicts_with_all = ["fault", "drop", "expire_session", "kill_vm", "restart", "fill_datastore", "preset"])]
     jitter: u64,
     /// Kill the QEMU process of this VM.
     #[arg(long, value_name = "VM")]
     kill_vm: Option<String>,
+    /// Start the lab's daemon anew: connections, sessions and rules are gone, VMs and the inventory are not.
+    #[arg(long)]
+    restart: bool,
+    /// This datastore is full until the rule is removed, whatever is called.
+    #[arg(long, value_name = "DATASTORE")]
+    fill_datastore: Option<String>,
     /// The rules of a preset: `vcenter`.
     #[arg(long)]
     preset: Option<String>,
@@ -171,6 +186,10 @@ impl AddFault {
             Effect::Delay { milliseconds, jitter: self.jitter }
         } else if let Some(vm) = self.kill_vm {
             Effect::KillVm { vm }
+        } else if self.restart {
+            Effect::Restart
+        } else if let Some(datastore) = self.fill_datastore {
+            Effect::FillDatastore { datastore }
         } else {
             match self.drop {
                 Some(Drop::Before) => Effect::DropBefore,
@@ -207,6 +226,7 @@ pub async fn run(cli: Cli, out: &mut impl Write) -> Result<()> {
                 listen: up.listen,
                 range: up.range,
                 password: up.password,
+                readonly: up.readonly_user,
                 publish: up.publish,
             };
             let status = self::up(&dir, &wanted).await?;
@@ -366,4 +386,52 @@ fn exec(dir: &LabDir, command: &[String]) -> Result<()> {
     // This thread is the one that is inside, and it becomes the command.
     let source = std::process::Command::new(&command[0]).args(&command[1..]).exec();
     Err(Error::Spawn { program: command[0].clone(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Request, clap::Error> {
+        let cli = Cli::try_parse_from(text.split(' '))?;
+        match cli.command {
+            Command::Faults(Faults::Add(add)) => Ok(add.request()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_reference_names_every_command_and_option() {
+        let page = include_str!("../../docs/reference/lab.md");
+        let mut open = vec![<Cli as clap::CommandFactory>::command()];
+        while let Some(command) = open.pop() {
+            for option in command.get_arguments().filter(|a| !a.is_hide_set()).filter_map(|a| a.get_long()) {
+                let known = matches!(option, "help" | "version") || page.contains(&format!("--{option}"));
+                assert!(known, "docs/reference/lab.md does not name --{option} of {}", command.get_name());
+            }
+            for inner in command.get_subcommands().filter(|c| !c.is_hide_set()) {
+                assert!(page.contains(inner.get_name()), "docs/reference/lab.md does not name {}", inner.get_name());
+                open.push(inner.clone());
+            }
+        }
+    }
+
+    #[test]
+    fn a_rule_has_one_effect_and_any_of_the_conditions() {
+        let Request::AddFault(rule) =
+            parse("vic-lab faults add --method Login --object x* --nth 3 --times 2 --delay 5 --jitter 1").unwrap()
+        else {
+            panic!("no rule");
+        };
+        assert_eq!((rule.method.as_str(), rule.object.as_str(), rule.skip, rule.times), ("Login", "x*", 2, Some(2)));
+        assert_eq!(rule.effect, Effect::Delay { milliseconds: 5, jitter: 1 });
+        for right in
+            ["--drop after", "--expire-session", "--kill-vm a", "--restart", "--fill-datastore a", "--preset vcenter"]
+        {
+            parse(&format!("vic-lab faults add {right}")).unwrap();
+        }
+        for wrong in ["--method Login", "--drop after --delay 3", "--in-task --drop after", "--jitter 3 --drop after"] {
+            parse(&format!("vic-lab faults add {wrong}")).unwrap_err();
+        }
+    }
 }

@@ -19,7 +19,7 @@ use crate::dir::LabDir;
 use crate::error::{Error, Result};
 use crate::identity::{HOST_NAME, Identity};
 use crate::lab::Lab;
-use crate::net::{Dhcp, DhcpFiles, Network, Publisher, Range};
+use crate::net::{Dhcp, DhcpFiles, Network, Publisher, Range, SERVED_BRIDGE};
 use crate::process::{self, ProcessId};
 use crate::settings::Settings;
 use crate::vm::Place;
@@ -42,6 +42,8 @@ pub(crate) async fn run(dir: &LabDir) -> Result<()> {
     let _ = rustix::process::setsid();
     tracing_subscriber::fmt()
         .with_ansi(false)
+        // The command line holds standard output locked while it runs: a worker that wrote there would wait for ever.
+        .with_writer(std::io::stderr)
         .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("VIC_LAB_LOG").unwrap_or_else(|_| "info".into()))
         .init();
     let path = dir.lock();
@@ -56,12 +58,11 @@ pub(crate) async fn run(dir: &LabDir) -> Result<()> {
     let network = Arc::new(Network::open(&dir.namespace(), range)?);
     let place = Place { run, network: network.clone(), accelerator };
     let lab = Lab::open(dir, settings.clone(), place)?;
-    for (bridge, served) in lab.bridges() {
-        network.add_bridge(&bridge, served)?;
-        if served {
-            let names = [(HOST_NAME.to_owned(), range.gateway().to_string())];
-            Dhcp::ensure(&network, &bridge, &dhcp_files(dir), &names).await?;
-        }
+    network.add_bridge(SERVED_BRIDGE)?;
+    let names = [(HOST_NAME.to_owned(), range.gateway().to_string())];
+    Dhcp::ensure(&network, SERVED_BRIDGE, &dhcp_files(dir), &names).await?;
+    for bridge in lab.bridges() {
+        network.add_bridge(&bridge)?;
     }
     lab.adopt().await;
 
@@ -169,23 +170,35 @@ async fn handle(
             Answer::Done
         }
         Request::AddFault(rule) => {
-            let id = lab.faults().add(rule);
+            let id = lab.add_fault(rule)?;
             Answer::Faults { rules: lab.faults().list().into_iter().filter(|r| r.id == id).collect() }
         }
         Request::AddPreset { name } => {
             let rules = crate::faults::preset(&name)
                 .ok_or_else(|| Error::Refused(format!("there is no preset {name:?}; there is: vcenter")))?;
             for rule in rules {
-                lab.faults().add(rule);
+                lab.add_fault(rule)?;
             }
             Answer::Faults { rules: lab.faults().list() }
         }
         Request::ListFaults => Answer::Faults { rules: lab.faults().list() },
         Request::ClearFaults { id } => {
-            lab.faults().clear(id);
+            lab.clear_faults(id);
             Answer::Done
         }
     })
+}
+
+/// Starts the daemon anew in its own process, as after a crash: nothing is tidied up, sockets and the lock are closed by
+/// the kernel.  Returns only when that is not possible.
+pub(crate) fn restart() {
+    use std::os::unix::process::CommandExt;
+    tracing::info!("the daemon starts anew, as a rule says");
+    let mut args = std::env::args_os();
+    let program = args.next().unwrap_or_default();
+    // By what it is now: the path that it was started by may lead elsewhere.
+    let error = std::process::Command::new("/proc/self/exe").arg0(program).args(args).exec();
+    tracing::error!("the daemon does not start anew: {error}");
 }
 
 fn remember_published(dir: &LabDir, publisher: &Publisher) -> Result<()> {

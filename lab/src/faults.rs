@@ -4,6 +4,7 @@
 //! happens to them.  Rules are asked at each call, in the order in which they were added; delays add up, and the first
 //! other effect wins.
 
+use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -32,6 +33,13 @@ pub(crate) enum Effect {
         milliseconds: u64,
         /// And up to this many more.
         jitter: u64,
+    },
+    /// The daemon starts anew, and the call is lost with its connection and with every session.
+    Restart,
+    /// The datastore is full for as long as the rule is there, whatever is called.
+    FillDatastore {
+        /// Its name.
+        datastore: String,
     },
     /// The QEMU process of this VM is killed, then the call goes on.
     KillVm {
@@ -95,6 +103,16 @@ impl Faults {
         self.lock().1.clone()
     }
 
+    /// The datastores that a rule fills.
+    pub(crate) fn filled(&self) -> BTreeSet<String> {
+        let state = self.lock();
+        let names = state.1.iter().filter_map(|r| match &r.effect {
+            Effect::FillDatastore { datastore } => Some(datastore.clone()),
+            _ => None,
+        });
+        names.collect()
+    }
+
     /// Removes one rule, or all.
     pub(crate) fn clear(&self, id: Option<u64>) -> usize {
         let mut state = self.lock();
@@ -121,6 +139,8 @@ impl Faults {
                     let spread = if *jitter == 0 { 0 } else { rule.seen.wrapping_mul(7919) % (jitter + 1) };
                     verdict.delay += Duration::from_millis(milliseconds + spread);
                 }
+                // A state, not an answer to a call.
+                Effect::FillDatastore { .. } => {}
                 other if verdict.effect.is_none() => verdict.effect = Some(other.clone()),
                 _ => {}
             }

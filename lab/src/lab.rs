@@ -1,6 +1,6 @@
 //! The lab as one value: inventory, running VMs, sessions, faults.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
@@ -9,8 +9,9 @@ use tokio::sync::watch;
 use crate::api::Sessions;
 use crate::control::VmStatus;
 use crate::dir::LabDir;
-use crate::error::Result;
-use crate::faults::Faults;
+use crate::error::{Error, Result};
+use crate::faults::{Effect, Faults, Rule};
+use crate::net::Network;
 use crate::settings::Settings;
 use crate::vm::{Host, Place, Power, Runtime, VmState};
 use crate::world::{EventKind, Object, World};
@@ -19,13 +20,14 @@ use crate::world::{EventKind, Object, World};
 #[derive(Debug)]
 pub(crate) struct Lab {
     settings: Settings,
+    network: Arc<Network>,
     world: Mutex<World>,
     changed: watch::Sender<u64>,
     runtime: OnceLock<Runtime>,
     faults: Faults,
     sessions: Sessions,
-    /// Objects that a task works on.
-    busy: Mutex<HashSet<String>>,
+    /// Objects that a task works on, with the task.
+    busy: Mutex<HashMap<String, String>>,
 }
 
 /// What VM tasks report to; holds no claim on the lab, which owns them.
@@ -53,6 +55,7 @@ impl Lab {
         let world = World::open(dir.inventory(), dir.datastores(), settings.clone())?;
         let lab = Arc::new(Self {
             settings,
+            network: place.network.clone(),
             changed: watch::Sender::new(world.version()),
             world: Mutex::new(world),
             runtime: OnceLock::new(),
@@ -70,9 +73,35 @@ impl Lab {
         &self.settings
     }
 
+    /// The wires.
+    pub(crate) fn network(&self) -> &Network {
+        &self.network
+    }
+
     /// The fault rules.
     pub(crate) fn faults(&self) -> &Faults {
         &self.faults
+    }
+
+    /// Adds a fault rule and gives its number.
+    ///
+    /// # Errors
+    /// When it fills a datastore that is not there.
+    pub(crate) fn add_fault(&self, rule: Rule) -> Result<u64> {
+        if let Effect::FillDatastore { datastore } = &rule.effect
+            && self.read(|w| w.datastore_named(datastore).is_none())
+        {
+            return Err(Error::Refused(format!("there is no datastore {datastore}")));
+        }
+        let id = self.faults.add(rule);
+        self.change(|w| w.set_filled(self.faults.filled()));
+        Ok(id)
+    }
+
+    /// Removes one fault rule, or all.
+    pub(crate) fn clear_faults(&self, id: Option<u64>) {
+        self.faults.clear(id);
+        self.change(|w| w.set_filled(self.faults.filled()));
     }
 
     /// The API's sessions.
@@ -108,17 +137,26 @@ impl Lab {
         self.changed.subscribe()
     }
 
-    /// Keeps the object `id` for one task; `None` while another task has it.
-    pub(crate) fn occupy(self: &Arc<Self>, id: &str) -> Option<Busy> {
-        let free = self.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned());
-        free.then(|| Busy { lab: self.clone(), id: id.to_owned() })
+    /// Keeps the object `id` for `task`.
+    ///
+    /// # Errors
+    /// The task that has it.
+    pub(crate) fn occupy(self: &Arc<Self>, id: &str, task: &str) -> Result<Busy, String> {
+        let mut all = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        match all.get(id) {
+            Some(other) => Err(other.clone()),
+            None => {
+                all.insert(id.to_owned(), task.to_owned());
+                Ok(Busy { lab: self.clone(), id: id.to_owned() })
+            }
+        }
     }
 
-    /// The bridges of the port groups, and which of them the lab serves.
-    pub(crate) fn bridges(&self) -> Vec<(String, bool)> {
+    /// The bridges of the port groups.
+    pub(crate) fn bridges(&self) -> Vec<String> {
         self.read(|w| {
             let networks = w.entries().filter_map(|e| match &e.object {
-                Object::Network(network) => Some((network.bridge.clone(), network.served)),
+                Object::Network(network) => Some(network.bridge.clone()),
                 _ => None,
             });
             networks.collect()

@@ -43,6 +43,9 @@ pub(crate) struct Settings {
     /// Password of [`Shape::user`].
     #[serde(serialize_with = "secret::expose")]
     pub password: Secret,
+    /// More users, with the same password and the read-only role.
+    #[serde(default)]
+    pub readonly: Vec<String>,
     /// vSphere's instance UUID.
     pub instance: String,
     /// Published ports.
@@ -63,6 +66,8 @@ pub(crate) struct Wanted {
     pub range: Option<Range>,
     /// Password.
     pub password: Option<Secret>,
+    /// More users with the read-only role.
+    pub readonly: Vec<String>,
     /// More published ports.
     pub publish: Vec<Published>,
 }
@@ -95,6 +100,7 @@ impl Settings {
             listen: SocketAddr::from(([127, 0, 0, 1], 8989)),
             range: "192.168.100.0/24".into(),
             password: Secret::new(format!("Lab-{}!", uuid::Uuid::new_v4().simple())),
+            readonly: Vec::new(),
             instance: uuid::Uuid::new_v4().to_string(),
             publish: Vec::new(),
         });
@@ -128,6 +134,11 @@ impl Settings {
         }
         if let Some(password) = &wanted.password {
             settings.password = password.clone();
+        }
+        for user in &wanted.readonly {
+            if !settings.readonly.contains(user) {
+                settings.readonly.push(user.clone());
+            }
         }
         for publish in &wanted.publish {
             settings.publish.retain(|p| p.listen != publish.listen);

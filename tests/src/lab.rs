@@ -9,6 +9,8 @@ use crate::{Stage, program};
 #[derive(Debug)]
 pub struct Lab {
     folder: PathBuf,
+    /// What `up` is told beyond the usual.
+    args: Vec<String>,
     /// The stage on it.
     pub stage: Stage,
 }
@@ -17,12 +19,18 @@ pub struct Lab {
 pub const ADDRESS: &str = "192.168.120.10";
 
 impl Lab {
-    /// Starts a lab with an appliance image beside it.
-    pub fn up() -> Self {
+    /// Starts a lab with an appliance image beside it; `args` go to `vic-lab up`.
+    pub fn up(args: &[&str]) -> Self {
+        let lab = Self::bare(args);
+        std::fs::copy(program("appliance.iso"), lab.stage.folder.path().join("appliance.iso")).unwrap();
+        lab
+    }
+
+    /// Starts a lab and nothing else; `args` go to `vic-lab up`.
+    pub fn bare(args: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let lab = folder.path().join("lab");
-        let iso = program("appliance.iso");
-        std::fs::copy(iso, folder.path().join("appliance.iso")).unwrap();
+        let args = args.iter().map(|&a| a.to_owned()).collect();
         let place = ["--image-store", "datastore1", "--bridge-network", "bridge"].map(str::to_owned).to_vec();
         let stage = Stage {
             target: String::new(),
@@ -32,14 +40,16 @@ impl Lab {
             place,
             folder,
         };
-        let mut lab = Self { folder: lab, stage };
+        let mut lab = Self { folder: lab, args, stage };
         lab.start();
         lab
     }
 
     /// Starts the daemon, at first or again.
     pub fn start(&mut self) {
-        let up = self.run(&["up", "--listen", "127.0.0.1:0", "--range", "192.168.120.0/24"]);
+        let mut args = vec!["up", "--listen", "127.0.0.1:0", "--range", "192.168.120.0/24"];
+        args.extend(self.args.iter().map(String::as_str));
+        let up = self.run(&args);
         assert!(up.status.success(), "{}", text(&up));
         let env = text(&self.run(&["env"]));
         let value = |name: &str| {
@@ -70,6 +80,11 @@ impl Lab {
         all.extend(["--tlscacert", &ca, "--tlscert", &cert, "--tlskey", &key]);
         all.extend(args);
         self.run(&all)
+    }
+
+    /// What the daemon has said.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("daemon.log")).unwrap_or_default()
     }
 
     /// Process id of the daemon.

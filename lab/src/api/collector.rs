@@ -115,6 +115,20 @@ fn decode<M: Method>(this: Moref, call: &Element) -> Result<M, Fault> {
     M::decode_params(this, call).map_err(|e| fault::invalid_request(&e.to_string()))
 }
 
+pub(super) fn fetch(cx: &Cx, this: Moref, call: &Element) -> Result<String, Fault> {
+    let path = call.child("prop").map(|p| p.text.clone()).unwrap_or_default();
+    let value = cx.lab.read(|world| {
+        let scope = Scope { world, lab: &cx.lab, session: cx.session.as_ref() };
+        let kind = scope.kind(&this).ok_or_else(|| fault::not_found(&this))?;
+        scope.value(&this, &kind, &path)
+    })?;
+    let result = value.map(|mut value| {
+        "returnval".clone_into(&mut value.name);
+        value
+    });
+    Ok(respond(&cx.method, result.into_iter().collect()))
+}
+
 pub(super) fn retrieve_properties(cx: &Cx, this: Moref, call: &Element) -> Result<String, Fault> {
     let request: m::RetrieveProperties = decode(this, call)?;
     let found = find_all(cx, &request.spec_set)?;

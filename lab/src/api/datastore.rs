@@ -37,6 +37,11 @@ pub(super) fn target_of(lab: &Lab, text: &str, force: bool) -> Result<(Datastore
     if found.1.exists() && !force { Err(fault::file_exists(text)) } else { Ok(found) }
 }
 
+/// Refuses to write `bytes` to a datastore that has no room for them.
+pub(super) fn room_for(lab: &Lab, path: &DatastorePath, bytes: u64) -> Result<(), Fault> {
+    if lab.read(|w| w.has_room(&path.datastore, bytes)) { Ok(()) } else { Err(fault::no_disk_space(path)) }
+}
+
 /// Whether a VM uses the file, or something in the folder: a disk of it, an ISO in its drive, its configuration.
 /// With `running`, only VMs that are powered on count.
 pub(super) fn in_use(lab: &Lab, path: &DatastorePath, running: bool) -> bool {
@@ -79,6 +84,7 @@ pub(super) async fn make_directory(cx: &Cx, request: m::MakeDirectory) -> Result
     if request.create_parent_directories != Some(true) && !folder.parent().is_some_and(Path::is_dir) {
         return Err(fault::file_not_found(&path.parent().to_string()));
     }
+    room_for(&cx.lab, &path, 0)?;
     std::fs::create_dir_all(&folder).map_err(io("make the folder", &folder))
 }
 
@@ -120,7 +126,8 @@ pub(super) async fn copy_file(cx: &Cx, request: m::CopyDatastoreFileTask) -> Res
         if from.is_dir() {
             return Err(fault::not_supported("copying a folder"));
         }
-        let (_, to) = target_of(&lab, &request.destination_name, request.force == Some(true))?;
+        let (path, to) = target_of(&lab, &request.destination_name, request.force == Some(true))?;
+        room_for(&lab, &path, std::fs::metadata(&from).map_err(io("read", &from))?.len())?;
         let source = from.clone();
         let copied = tokio::task::spawn_blocking(move || std::fs::copy(from, to)).await;
         copied.map_err(std::io::Error::other).and_then(|r| r).map_err(io("copy", &source))?;

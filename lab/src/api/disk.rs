@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use vim25_types::soap::Fault;
 use vim25_types::{AnyVirtualDiskSpec, ManagedObjectReference as Moref, methods as m};
 
-use super::datastore::{file_of, in_use, target_of};
+use super::datastore::{file_of, in_use, room_for, target_of};
 use super::dispatch::Cx;
 use super::fault;
 use crate::error::{Error, Result};
@@ -99,13 +99,14 @@ async fn qemu_img(args: Vec<std::ffi::OsString>, what: &str) -> Result<()> {
 pub(super) async fn create(cx: &Cx, request: m::CreateVirtualDiskTask) -> Result<Moref, Fault> {
     let lab = cx.lab.clone();
     Ok(cx.task("VirtualDiskManager.createVirtualDisk", &request.this, async move {
-        let (_, file) = target_of(&lab, &request.name, false)?;
+        let (path, file) = target_of(&lab, &request.name, false)?;
         let AnyVirtualDiskSpec::FileBackedVirtualDiskSpec(spec) = &request.spec else {
             return Err(fault::invalid_argument("spec", "the lab makes file-backed disks"));
         };
         if spec.capacity_kb <= 0 {
             return Err(fault::invalid_argument("spec.capacityKb", "it must be positive"));
         }
+        room_for(&lab, &path, 0)?;
         make(&file, spec.capacity_kb * 1024, None).await.map_err(|e| fault::system(&e))?;
         lab.change(crate::world::World::bump);
         Ok(None)
@@ -132,7 +133,8 @@ pub(super) async fn copy(cx: &Cx, request: m::CopyVirtualDiskTask) -> Result<Mor
     let lab = cx.lab.clone();
     Ok(cx.task("VirtualDiskManager.copyVirtualDisk", &request.this, async move {
         let (_, from) = file_of(&lab, &request.source_name)?;
-        let (_, to) = target_of(&lab, &request.dest_name, request.force == Some(true))?;
+        let (path, to) = target_of(&lab, &request.dest_name, request.force == Some(true))?;
+        room_for(&lab, &path, std::fs::metadata(&from).map_or(0, |m| m.len()))?;
         let args = ["convert", "-q", "-f", "vmdk", "-O", "vmdk"].map(Into::into);
         let args = args.into_iter().chain([from.into(), to.into()]).collect();
         qemu_img(args, "copy a virtual disk").await.map_err(|e| fault::system(&e))?;

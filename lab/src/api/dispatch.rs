@@ -1,19 +1,28 @@
 //! From an envelope to the function that answers it.
 //!
 //! The order of the checks is vSphere's: is it XML, is it a method, does it fit the schema, who asks, does the object
-//! exist, has it such a method.  Fault rules come after, so that they see only calls that would have been done.
+//! exist, has it such a method, may the caller.  Fault rules are asked before the caller is, because they may end its
+//! session; a request that no vSphere would have understood they do not see.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use vim25_types::schema::{self, FieldDesc, Kind, MethodDesc};
 use vim25_types::soap::{self, Body, Fault};
 use vim25_types::xml::Element;
-use vim25_types::{ManagedObjectReference as Moref, Method, Value, methods as m, schema};
+use vim25_types::{ManagedObjectReference as Moref, Method, Value, methods as m};
 
 use super::session::Session;
-use super::{collector, datastore, disk, fault, inventory, managers, session, vm};
+use super::{access, collector, datastore, disk, fault, host, inventory, managers, search, session, vm, vm_power};
 use crate::faults::Effect;
 use crate::lab::Lab;
+
+/// Every managed object has it and no published schema: one property by its name.  pyVmomi reads with it.
+static FETCH: MethodDesc = MethodDesc {
+    name: "Fetch",
+    privilege: "System.View",
+    params: &[FieldDesc { name: "prop", ty: "string", kind: Kind::Xsd, array: false, optional: false }],
+};
 
 /// What goes back to the client.
 #[derive(Debug)]
@@ -65,7 +74,8 @@ pub(super) async fn answer(lab: Arc<Lab>, peer: IpAddr, agent: String, cookie: O
         Ok(Body::Fault(_)) => return failed(&fault::invalid_request("a fault is not a request")),
         Err(error) => return failed(&fault::invalid_request(&error.to_string())),
     };
-    let Some(description) = schema::method(&call.name) else {
+    let description = if call.name == FETCH.name { Some(&FETCH) } else { schema::method(&call.name) };
+    let Some(description) = description else {
         return failed(&fault::invalid_request(&format!("there is no method {}", call.name)));
     };
     if let Some(violation) = schema::violation(description, &call) {
@@ -103,13 +113,18 @@ pub(super) async fn answer(lab: Arc<Lab>, peer: IpAddr, agent: String, cookie: O
                 lab.sessions().end(&session.key);
             }
         }
+        Some(Effect::Restart) => {
+            crate::daemon::restart();
+            return Reply::Dropped;
+        }
         Some(Effect::KillVm { vm }) => vm::kill(&lab, &vm),
-        Some(Effect::Delay { .. }) | None => {}
+        Some(Effect::Delay { .. } | Effect::FillDatastore { .. }) | None => {}
     }
 
     let open = matches!(call.name.as_str(), "RetrieveServiceContent" | "CurrentTime" | "Login" | "SessionIsActive");
-    let greeting =
-        matches!(call.name.as_str(), "RetrieveProperties" | "RetrievePropertiesEx") && asks_for_content(&call);
+    let greeting = matches!(call.name.as_str(), "RetrieveProperties" | "RetrievePropertiesEx")
+        && asks_for_content(&call)
+        || call.name == FETCH.name && this.value == "ServiceInstance";
     if session.is_none() && !open && !greeting {
         return failed(&fault::not_authenticated());
     }
@@ -117,7 +132,7 @@ pub(super) async fn answer(lab: Arc<Lab>, peer: IpAddr, agent: String, cookie: O
         return Reply::TooManySessions;
     }
     let cx = Cx { lab, session, peer, agent, method: call.name.clone(), cookie: Arc::default(), task_fault };
-    if let Err(fault) = check_object(&cx, &this) {
+    if let Err(fault) = check_object(&cx, &this, &call) {
         return failed(&fault);
     }
     let outcome = Box::pin(call_method(&cx, this, &call)).await;
@@ -167,13 +182,17 @@ fn asks_for_content(call: &Element) -> bool {
         })
 }
 
-/// Whether the object exists and has the method.
-fn check_object(cx: &Cx, this: &Moref) -> Result<(), Fault> {
+/// Whether the object exists and has the method, and the caller may call it.
+fn check_object(cx: &Cx, this: &Moref, call: &Element) -> Result<(), Fault> {
     let kind = super::select::kind_of(cx, this).ok_or_else(|| fault::not_found(this))?;
-    if schema::has_method(&kind, &cx.method) {
-        return Ok(());
+    if cx.method != FETCH.name && !schema::has_method(&kind, &cx.method) {
+        return Err(fault::invalid_request(&format!("{kind} has no method {}", cx.method)));
     }
-    Err(fault::invalid_request(&format!("{kind} has no method {}", cx.method)))
+    match &cx.session {
+        Some(session) => access::check(&cx.lab, session.role, &kind, this, call),
+        // What is open to everybody needs no privilege.
+        None => Ok(()),
+    }
 }
 
 /// Decodes the request, calls the function and encodes its result.
@@ -192,7 +211,8 @@ macro_rules! table {
     ($cx:expr, $this:expr, $call:expr, { $($method:ident => $function:path,)* }) => {
         match $call.name.as_str() {
             $(<m::$method as Method>::NAME => run::<m::$method>($cx, $this, $call, $function).await,)*
-            // The only method whose result is not a typed value.
+            // The only methods whose result is not a typed value.
+            "Fetch" => collector::fetch($cx, $this, $call),
             "RetrieveProperties" => collector::retrieve_properties($cx, $this, $call),
             "RetrievePropertiesEx" => collector::retrieve_properties_ex($cx, $this, $call),
             "ContinueRetrievePropertiesEx" => collector::continue_retrieve($cx, $this, $call),
@@ -218,12 +238,12 @@ async fn call_method(cx: &Cx, this: Moref, call: &Element) -> Result<String, Fau
         DestroyPropertyCollector => collector::destroy,
         CreateContainerView => managers::create_container_view,
         DestroyView => managers::destroy_view,
-        FindByInventoryPath => inventory::find_by_path,
-        FindByUuid => inventory::find_by_uuid,
-        FindAllByUuid => inventory::find_all_by_uuid,
-        FindChild => inventory::find_child,
-        FindByIp => inventory::find_by_ip,
-        FindByDatastorePath => inventory::find_by_datastore_path,
+        FindByInventoryPath => search::find_by_path,
+        FindByUuid => search::find_by_uuid,
+        FindAllByUuid => search::find_all_by_uuid,
+        FindChild => search::find_child,
+        FindByIp => search::find_by_ip,
+        FindByDatastorePath => search::find_by_datastore_path,
         CreateFolder => inventory::create_folder,
         CreateResourcePool => inventory::create_pool,
         CreateVApp => inventory::create_vapp,
@@ -238,14 +258,14 @@ async fn call_method(cx: &Cx, this: Moref, call: &Element) -> Result<String, Fau
         CreateVMTask => vm::create,
         CreateChildVMTask => vm::create_child,
         ReconfigVMTask => vm::reconfigure,
-        PowerOnVMTask => vm::power_on,
-        PowerOffVMTask => vm::power_off,
-        ResetVMTask => vm::reset,
-        ShutdownGuest => vm::shutdown_guest,
-        RebootGuest => vm::reboot_guest,
+        PowerOnVMTask => vm_power::power_on,
+        PowerOffVMTask => vm_power::power_off,
+        ResetVMTask => vm_power::reset,
+        ShutdownGuest => vm_power::shutdown_guest,
+        RebootGuest => vm_power::reboot_guest,
         UnregisterVM => vm::unregister,
-        PowerOnVAppTask => vm::power_on_vapp,
-        PowerOffVAppTask => vm::power_off_vapp,
+        PowerOnVAppTask => vm_power::power_on_vapp,
+        PowerOffVAppTask => vm_power::power_off_vapp,
         CancelTask => managers::cancel_task,
         QueryEvents => managers::query_events,
         CreateCollectorForEvents => managers::create_event_collector,
@@ -261,8 +281,13 @@ async fn call_method(cx: &Cx, this: Moref, call: &Element) -> Result<String, Fau
         HasPrivilegeOnEntities => managers::has_privilege,
         RetrieveEntityPermissions => managers::entity_permissions,
         FetchUserPrivilegeOnEntities => managers::user_privileges,
-        EnableRuleset => managers::enable_ruleset,
-        DisableRuleset => managers::disable_ruleset,
+        EnableRuleset => host::enable_ruleset,
+        DisableRuleset => host::disable_ruleset,
+        RefreshFirewall => host::refresh_firewall,
+        AddVirtualSwitch => host::add_switch,
+        RemoveVirtualSwitch => host::remove_switch,
+        AddPortGroup => host::add_port_group,
+        RemovePortGroup => host::remove_port_group,
         SearchDatastoreTask => datastore::search,
         SearchDatastoreSubFoldersTask => datastore::search_sub_folders,
         MakeDirectory => datastore::make_directory,

@@ -3,13 +3,15 @@
 use vim25_types::soap::Fault;
 use vim25_types::xml::Element;
 use vim25_types::{
-    AnyMethodFault, DuplicateName, FileAlreadyExists, FileFault, FileLocked, FileNotFound, InvalidArgument,
-    InvalidDatastorePath, InvalidDeviceSpec, InvalidName, InvalidPowerState, InvalidProperty, InvalidRequest,
-    InvalidState, LocalizedMethodFault, ManagedObjectNotFound, ManagedObjectReference as Moref, NotAuthenticated,
-    NotSupported, SystemError, TaskInProgress, Value, VirtualMachinePowerState,
+    AlreadyExists, AnyMethodFault, DuplicateName, FileAlreadyExists, FileFault, FileLocked, FileNotFound,
+    InvalidArgument, InvalidDatastorePath, InvalidDeviceSpec, InvalidName, InvalidPowerState, InvalidProperty,
+    InvalidRequest, InvalidState, LocalizedMethodFault, ManagedObjectNotFound, ManagedObjectReference as Moref,
+    NoDiskSpace, NoPermission, NotAuthenticated, NotFound, NotSupported, ResourceInUse, SystemError, TaskInProgress,
+    Value, VirtualMachinePowerState,
 };
 
 use crate::error::Error;
+use crate::world::DatastorePath;
 
 /// A fault known by its name only: one that the rules ask for.
 pub(super) fn named(name: &str) -> Fault {
@@ -22,6 +24,11 @@ pub(super) fn named(name: &str) -> Fault {
 
 pub(super) fn not_authenticated() -> Fault {
     Fault::new(NotAuthenticated::default(), "The session is not authenticated.")
+}
+
+pub(super) fn no_permission(object: Moref, privilege: &str) -> Fault {
+    let detail = NoPermission { object: Some(object), privilege_id: Some(privilege.into()), ..NoPermission::default() };
+    Fault::new(detail, format!("Permission to perform this operation was denied. (It needs {privilege}.)"))
 }
 
 pub(super) fn not_found(object: &Moref) -> Fault {
@@ -72,8 +79,9 @@ pub(super) fn invalid_state(reason: &str) -> Fault {
     Fault::new(InvalidState::default(), format!("The operation is not allowed in the current state: {reason}"))
 }
 
-pub(super) fn in_progress(object: &Moref) -> Fault {
-    let detail = TaskInProgress { task: Moref::new("Task", object.value.clone()), ..Default::default() };
+/// `task` is the id of the task that is in the way.
+pub(super) fn in_progress(task: &str) -> Fault {
+    let detail = TaskInProgress { task: Moref::new("Task", task), ..Default::default() };
     Fault::new(detail, "Another task is already in progress.")
 }
 
@@ -96,9 +104,31 @@ pub(super) fn file_exists(file: &str) -> Fault {
     )
 }
 
+pub(super) fn no_disk_space(file: &DatastorePath) -> Fault {
+    let base = FileFault { file: file.to_string(), ..FileFault::default() };
+    let datastore = file.datastore.clone();
+    let message = format!("There is not enough space on the file system of datastore {datastore} for {file}.");
+    Fault::new(NoDiskSpace { base, datastore }, message)
+}
+
 pub(super) fn file_locked(file: &str) -> Fault {
     let base = FileFault { file: file.into(), ..FileFault::default() };
     Fault::new(FileLocked { base }, format!("Unable to access file {file} since it is locked"))
+}
+
+pub(super) fn already_exists(name: &str) -> Fault {
+    let detail = AlreadyExists { name: Some(name.into()), ..AlreadyExists::default() };
+    Fault::new(detail, format!("The specified key, name, or identifier '{name}' already exists."))
+}
+
+/// Something that is named, not referred to.
+pub(super) fn no_such(what: &str, name: &str) -> Fault {
+    Fault::new(NotFound::default(), format!("The object or item referred to could not be found: {what} '{name}'"))
+}
+
+pub(super) fn resource_in_use(kind: &str, name: &str) -> Fault {
+    let detail = ResourceInUse { type_: Some(kind.into()), name: Some(name.into()), ..ResourceInUse::default() };
+    Fault::new(detail, format!("The resource '{name}' is in use."))
 }
 
 pub(super) fn device(index: usize, reason: &str) -> Fault {

@@ -17,6 +17,7 @@ use hyper::header::{
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 
+use super::access::{self, Role};
 use super::http::{Body, Dropped, full, plain, session_cookie};
 use crate::faults::Effect;
 use crate::lab::Lab;
@@ -35,6 +36,10 @@ pub(super) async fn handle(lab: Arc<Lab>, request: Request<Incoming>) -> Result<
     }
     match verdict.effect {
         Some(Effect::DropBefore) => return Err(Dropped),
+        Some(Effect::Restart) => {
+            crate::daemon::restart();
+            return Err(Dropped);
+        }
         Some(Effect::Fault { fault, .. }) => return Ok(plain(StatusCode::INTERNAL_SERVER_ERROR, fault)),
         Some(Effect::ExpireSession) => {
             if let Some(key) = session_cookie(&request) {
@@ -54,15 +59,17 @@ fn refuse(status: StatusCode, text: impl Into<String>) -> Response<Body> {
     plain(status, text.into())
 }
 
-fn may(lab: &Lab, request: &Request<Incoming>) -> bool {
-    if session_cookie(request).is_some_and(|key| lab.sessions().find(&key).is_some()) {
-        return true;
+/// The role of whoever sends the request.
+fn role(lab: &Lab, request: &Request<Incoming>) -> Option<Role> {
+    if let Some(session) = session_cookie(request).and_then(|key| lab.sessions().find(&key)) {
+        return Some(session.role);
     }
     let basic =
         request.headers().get(AUTHORIZATION).and_then(|v| v.to_str().ok()).and_then(|v| v.strip_prefix("Basic "));
     let decoded = basic.and_then(|b| base64::engine::general_purpose::STANDARD.decode(b.trim()).ok());
     let text = decoded.and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
-    text.split_once(':').is_some_and(|(user, password)| super::session::is_admin(lab, user, password))
+    let (user, password) = text.split_once(':')?;
+    access::authenticate(lab, user, password).map(|(_, role)| role)
 }
 
 /// The bytes of a percent-encoded text.
@@ -107,11 +114,16 @@ fn target(lab: &Lab, request: &Request<Incoming>) -> Result<(DatastorePath, Path
 }
 
 async fn serve(lab: &Arc<Lab>, request: Request<Incoming>) -> Answer {
-    if !may(lab, &request) {
+    let Some(role) = role(lab, &request) else {
         let mut response = refuse(StatusCode::UNAUTHORIZED, "log in first\n");
         let challenge = HeaderValue::from_static("Basic realm=\"VMware HTTP server\"");
         response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
         return Err(response);
+    };
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let privilege = if reads { "Datastore.Browse" } else { "Datastore.FileManagement" };
+    if !role.grants(privilege) {
+        return Err(refuse(StatusCode::FORBIDDEN, format!("it needs {privilege}\n")));
     }
     let (path, file) = target(lab, &request)?;
     match *request.method() {
@@ -206,11 +218,8 @@ async fn put(lab: &Lab, request: Request<Incoming>, path: &DatastorePath, file: 
     let existed = file.exists();
     let announced =
         request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
-    if let Some(length) = announced {
-        let free = lab.read(|w| w.datastore_named(&path.datastore).map_or(0, |(e, d)| w.space(e, d).1));
-        if length > free {
-            return Err(refuse(StatusCode::INSUFFICIENT_STORAGE, "the datastore is full\n"));
-        }
+    if !lab.read(|w| w.has_room(&path.datastore, announced.unwrap_or(0))) {
+        return Err(refuse(StatusCode::INSUFFICIENT_STORAGE, "the datastore is full\n"));
     }
     let aside = tempfile::Builder::new().prefix(".upload-").tempfile_in(folder).map_err(|e| io(&e))?;
     let (handle, name) = aside.into_parts();

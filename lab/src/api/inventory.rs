@@ -1,4 +1,4 @@
-//! Folders, pools, vApps; finding, renaming, moving and destroying what is in the inventory.
+//! Folders, pools, vApps; renaming, moving and destroying what is in the inventory.
 
 use vim25_types::soap::Fault;
 use vim25_types::{
@@ -9,7 +9,7 @@ use vim25_types::{
 use super::dispatch::Cx;
 use super::{fault, vm};
 use crate::settings::Shape;
-use crate::world::{DatastorePath, Entry, EventKind, Object, Pool, VApp, World};
+use crate::world::{Entry, EventKind, Object, Pool, VApp, World};
 
 /// Longest name of an object.
 const MAX_NAME: usize = 80;
@@ -19,6 +19,11 @@ pub(super) fn checked_name(name: &str) -> Result<String, Fault> {
     if name.trim().is_empty() || name.chars().count() > MAX_NAME {
         return Err(fault::invalid_name(name));
     }
+    Ok(escaped_name(name))
+}
+
+/// A name with `/`, `\` and `%` escaped; what is escaped already stays.
+pub(crate) fn escaped_name(name: &str) -> String {
     let mut out = String::with_capacity(name.len());
     let mut rest = name;
     while let Some(c) = rest.chars().next() {
@@ -36,7 +41,7 @@ pub(super) fn checked_name(name: &str) -> Result<String, Fault> {
         }
         rest = &rest[c.len_utf8()..];
     }
-    Ok(out)
+    out
 }
 
 /// The object that `this` names.
@@ -261,6 +266,9 @@ pub(super) async fn move_into_pool(cx: &Cx, request: m::MoveIntoResourcePool) ->
 }
 
 pub(super) async fn move_into_folder(cx: &Cx, request: m::MoveIntoFolderTask) -> Result<Moref, Fault> {
+    if cx.lab.read(World::shape) == Shape::Esxi {
+        return Err(fault::not_supported("a host without vCenter has no folders to move things between"));
+    }
     let lab = cx.lab.clone();
     let this = request.this.clone();
     Ok(cx.task("Folder.moveInto", &request.this, async move {
@@ -322,6 +330,10 @@ pub(super) async fn rename(cx: &Cx, request: m::RenameTask) -> Result<Moref, Fau
         lab.change(|w| {
             if matches!(entry(w, &this)?.object, Object::Datastore(_) | Object::Host(_)) {
                 return Err(fault::not_supported("the lab's hosts and datastores keep their names"));
+            }
+            // Its name is that of the hosts' port groups.
+            if entry(w, &this)?.kind() == "Network" {
+                return Err(fault::not_supported("a standard network is renamed on its hosts"));
             }
             rename_entry(w, &this, name)?;
             Ok(None)
@@ -403,73 +415,6 @@ async fn destroy_vapp(lab: &std::sync::Arc<crate::lab::Lab>, this: &Moref, user:
     }
     lab.change(|w| pools.iter().rev().for_each(|p| w.remove(&p.value)));
     Ok(())
-}
-
-// Finding.
-
-pub(super) async fn find_by_path(cx: &Cx, request: m::FindByInventoryPath) -> Result<Option<Moref>, Fault> {
-    Ok(cx.lab.read(|w| {
-        let mut at = w.entries().find(|e| e.parent.is_none())?;
-        for part in request.inventory_path.split('/').filter(|p| !p.is_empty()) {
-            at = child(w, at, part)?;
-        }
-        Some(at.moref())
-    }))
-}
-
-/// The child of that name as inventory paths see it: a vApp is in its folder.
-fn child<'w>(world: &'w World, at: &'w Entry, name: &str) -> Option<&'w Entry> {
-    world.child_named(&at.id, name).or_else(|| {
-        world.entries().find(|e| {
-            e.name == name
-                && match &e.object {
-                    Object::Pool(pool) => pool.vapp.as_ref().is_some_and(|v| v.folder.as_deref() == Some(&at.id)),
-                    Object::Vm(vm) => e.parent.is_none() && vm.pool == at.id,
-                    _ => false,
-                }
-        })
-    })
-}
-
-pub(super) async fn find_child(cx: &Cx, request: m::FindChild) -> Result<Option<Moref>, Fault> {
-    cx.lab.read(|w| {
-        let at = entry(w, &request.entity)?;
-        Ok(child(w, at, &request.name).map(Entry::moref))
-    })
-}
-
-pub(super) async fn find_by_uuid(cx: &Cx, request: m::FindByUuid) -> Result<Option<Moref>, Fault> {
-    Ok(by_uuid(cx, &request.uuid, request.vm_search, request.instance_uuid == Some(true)).into_iter().next())
-}
-
-pub(super) async fn find_all_by_uuid(cx: &Cx, request: m::FindAllByUuid) -> Result<Vec<Moref>, Fault> {
-    Ok(by_uuid(cx, &request.uuid, request.vm_search, request.instance_uuid == Some(true)))
-}
-
-fn by_uuid(cx: &Cx, uuid: &str, vm: bool, instance: bool) -> Vec<Moref> {
-    cx.lab.read(|w| {
-        let fits = |e: &&Entry| match &e.object {
-            Object::Vm(m) if vm && instance => {
-                m.config.instance_uuid.as_deref().is_some_and(|u| u.eq_ignore_ascii_case(uuid))
-            }
-            Object::Vm(m) if vm => m.config.uuid.eq_ignore_ascii_case(uuid),
-            Object::Host(h) if !vm => h.uuid.eq_ignore_ascii_case(uuid),
-            _ => false,
-        };
-        w.entries().filter(fits).map(Entry::moref).collect()
-    })
-}
-
-pub(super) async fn find_by_ip(cx: &Cx, request: m::FindByIp) -> Result<Option<Moref>, Fault> {
-    Ok(cx.lab.read(|w| {
-        let found = w.vms().find(|(_, vm)| vm.is_on() && vm.address.as_ref() == Some(&request.ip));
-        found.filter(|_| request.vm_search).map(|(e, _)| e.moref())
-    }))
-}
-
-pub(super) async fn find_by_datastore_path(cx: &Cx, request: m::FindByDatastorePath) -> Result<Option<Moref>, Fault> {
-    let path: DatastorePath = request.path.parse().map_err(|()| fault::datastore_path(&request.path))?;
-    Ok(cx.lab.read(|w| w.vms().find(|(_, vm)| vm.vmx().parse() == Ok(path.clone())).map(|(e, _)| e.moref())))
 }
 
 #[cfg(test)]

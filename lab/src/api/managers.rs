@@ -1,4 +1,4 @@
-//! The managers that are asked rather than told: views, options, licences, privileges, firewall, events, tasks.
+//! The managers that are asked rather than told: views, options, licences, privileges, events, tasks.
 
 use vim25_types::soap::Fault;
 use vim25_types::{
@@ -7,9 +7,9 @@ use vim25_types::{
     UserPrivilegeResult, Value, methods as m,
 };
 
+use super::access::Role;
 use super::dispatch::Cx;
 use super::fault;
-use super::select::whole;
 use super::session::{EventCollector, View};
 use crate::world::{Object, Singletons, now};
 
@@ -100,11 +100,12 @@ pub(super) async fn assigned_licenses(
     }))
 }
 
-// Privileges: there is one account, and it may do everything.
+// Privileges: an account has one role everywhere.
 
 pub(super) async fn has_privilege(cx: &Cx, request: m::HasPrivilegeOnEntities) -> Result<Vec<EntityPrivilege>, Fault> {
     exist(cx, &request.entity)?;
-    let granted = |id: &String| PrivilegeAvailability { priv_id: id.clone(), is_granted: true };
+    let role = cx.session()?.role;
+    let granted = |id: &String| PrivilegeAvailability { priv_id: id.clone(), is_granted: role.grants(id) };
     let of = |entity| EntityPrivilege { entity, priv_availability: request.priv_id.iter().map(granted).collect() };
     Ok(request.entity.into_iter().map(of).collect())
 }
@@ -118,7 +119,17 @@ pub(super) async fn entity_permissions(
     if root.value != request.entity.value && !request.inherited {
         return Ok(Vec::new());
     }
-    Ok(vec![Permission { entity: Some(root), principal: cx.user(), group: false, role_id: -1, propagate: true }])
+    let settings = cx.lab.settings();
+    let grant = |principal: &str, role: Role| Permission {
+        entity: Some(root.clone()),
+        principal: principal.into(),
+        group: false,
+        role_id: role.id(),
+        propagate: true,
+    };
+    let mut all = vec![grant(settings.shape.user(), Role::Administrator)];
+    all.extend(settings.readonly.iter().map(|user| grant(user, Role::ReadOnly)));
+    Ok(all)
 }
 
 pub(super) async fn user_privileges(
@@ -131,6 +142,8 @@ pub(super) async fn user_privileges(
         vim25_types::schema::privileges().into_iter().filter(|p| !p.is_empty()).map(str::to_owned).collect();
     privileges.sort();
     privileges.dedup();
+    let role = cx.session()?.role;
+    privileges.retain(|p| role.grants(p));
     Ok(request
         .entities
         .into_iter()
@@ -143,30 +156,6 @@ fn exist(cx: &Cx, entities: &[Moref]) -> Result<(), Fault> {
         Some(missing) => Err(fault::not_found(missing)),
         None => Ok(()),
     }
-}
-
-// Firewall.
-
-fn set_ruleset(cx: &Cx, this: &Moref, id: &str, enabled: bool) -> Result<(), Fault> {
-    let host = whole(this, "firewallSystem").unwrap_or_default();
-    cx.lab.change(|w| match w.get_mut(host).map(|e| &mut e.object) {
-        Some(Object::Host(host)) => match host.firewall.get_mut(id) {
-            Some(state) => {
-                *state = enabled;
-                Ok(())
-            }
-            None => Err(Fault::new(vim25_types::NotFound::default(), format!("There is no rule set '{id}'."))),
-        },
-        _ => Err(fault::not_found(this)),
-    })
-}
-
-pub(super) async fn enable_ruleset(cx: &Cx, request: m::EnableRuleset) -> Result<(), Fault> {
-    set_ruleset(cx, &request.this, &request.id, true)
-}
-
-pub(super) async fn disable_ruleset(cx: &Cx, request: m::DisableRuleset) -> Result<(), Fault> {
-    set_ruleset(cx, &request.this, &request.id, false)
 }
 
 // Events.

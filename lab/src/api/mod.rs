@@ -7,6 +7,9 @@
 //!
 //! One module a family of managed objects; each method is a function from its request to its result or a fault.
 
+mod access;
+#[cfg(test)]
+mod bench;
 mod collector;
 mod datastore;
 pub(crate) mod device;
@@ -14,14 +17,19 @@ mod disk;
 mod dispatch;
 mod fault;
 mod folder_http;
+mod host;
 mod http;
 mod inventory;
 mod managers;
+mod search;
 mod select;
 mod session;
+#[cfg(test)]
+mod strict;
 mod task;
 mod vm;
 mod vm_config;
+mod vm_power;
 
 use std::sync::Arc;
 
@@ -31,6 +39,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
+pub(crate) use inventory::escaped_name;
 pub(crate) use session::Sessions;
 
 use crate::error::{Error, Result};

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use vim25_types::soap::Fault;
 use vim25_types::{InvalidLogin, ManagedObjectReference as Moref, UserSession, methods};
 
+use super::access::{self, Role};
 use super::collector::Collector;
 use super::dispatch::Cx;
 use super::fault;
@@ -50,6 +51,7 @@ pub(crate) struct Holdings {
 pub(crate) struct Session {
     pub(crate) key: String,
     pub(crate) user: String,
+    pub(crate) role: Role,
     begun: time::OffsetDateTime,
     address: IpAddr,
     agent: String,
@@ -114,10 +116,11 @@ impl Sessions {
         self.lock().values().map(|s| s.show()).collect()
     }
 
-    fn begin(&self, user: &str, address: IpAddr, agent: &str) -> Arc<Session> {
+    fn begin(&self, user: String, role: Role, address: IpAddr, agent: &str) -> Arc<Session> {
         let session = Arc::new(Session {
             key: uuid::Uuid::new_v4().simple().to_string(),
-            user: user.into(),
+            user,
+            role,
             begun: time::OffsetDateTime::now_utc(),
             address,
             agent: agent.into(),
@@ -129,29 +132,15 @@ impl Sessions {
     }
 }
 
-/// Whether these are the administrator's name and password.
-pub(super) fn is_admin(lab: &crate::lab::Lab, user: &str, password: &str) -> bool {
-    let settings = lab.settings();
-    // vSphere's own users may be written either way round, and in any case.
-    let known = settings.shape.user();
-    let same = user.eq_ignore_ascii_case(known)
-        || known.split_once('@').is_some_and(|(name, domain)| {
-            user.eq_ignore_ascii_case(&format!("{domain}\\{name}")) || user.eq_ignore_ascii_case(name)
-        });
-    same && password == settings.password.reveal()
-}
-
 pub(super) async fn login(cx: &Cx, request: methods::Login) -> Result<UserSession, Fault> {
     if cx.session.is_some() {
         return Err(fault::invalid_state("the client has logged in already"));
     }
-    if !is_admin(&cx.lab, &request.user_name, &request.password) {
-        return Err(Fault::new(
-            InvalidLogin::default(),
-            "Cannot complete login due to an incorrect user name or password.",
-        ));
-    }
-    let session = cx.lab.sessions().begin(cx.lab.settings().shape.user(), cx.peer, &cx.agent);
+    let known = access::authenticate(&cx.lab, &request.user_name, &request.password);
+    let (user, role) = known.ok_or_else(|| {
+        Fault::new(InvalidLogin::default(), "Cannot complete login due to an incorrect user name or password.")
+    })?;
+    let session = cx.lab.sessions().begin(user, role, cx.peer, &cx.agent);
     cx.lab.change(|w| w.session_event(&session.user, true));
     cx.set_cookie(&session.key);
     Ok(session.show())

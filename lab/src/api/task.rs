@@ -8,7 +8,7 @@ use vim25_types::{
 
 use super::dispatch::Cx;
 use super::fault;
-use crate::world::now;
+use crate::world::{Entry, now};
 
 /// What a task's work ends with.
 pub(super) type Outcome = Result<Option<AnyValue>, Fault>;
@@ -30,23 +30,26 @@ pub(super) fn info(name: &str, task: &TaskInfo) -> Element {
 }
 
 impl Cx {
-    /// Starts a task named `operation` (`vim25` description id) on `entity`.  Tasks on one object exclude each other.
+    /// Starts a task named `operation` (`vim25` description id) on `object`.  Tasks on one VM exclude each other; a folder
+    /// or a manager takes any number at once.
     pub(super) fn task(
         &self,
         operation: &str,
-        entity: &Moref,
+        object: &Moref,
         work: impl Future<Output = Outcome> + Send + 'static,
     ) -> Moref {
         let user = self.user();
         let task = self.lab.change(|w| {
-            let entity_name = w.get(&entity.value).map(|e| e.name.clone());
+            // A manager is no managed entity: its tasks have none.
+            let entity = w.get(&object.value);
+            let (entity, entity_name) = (entity.map(Entry::moref), entity.map(|e| e.name.clone()));
             w.add_task(|number, moref| TaskInfo {
                 key: moref.value.clone(),
                 task: moref,
                 description: Some(LocalizableMessage { key: operation.into(), ..LocalizableMessage::default() }),
                 name: Some(self.method.clone()),
                 description_id: operation.into(),
-                entity: Some(entity.clone()),
+                entity,
                 entity_name,
                 state: TaskInfoState::Running,
                 reason: TaskReasonUser { user_name: user, ..TaskReasonUser::default() }.into(),
@@ -56,14 +59,18 @@ impl Cx {
                 ..TaskInfo::default()
             })
         });
-        let (lab, id, entity) = (self.lab.clone(), task.value.clone(), entity.clone());
+        let (lab, id, object) = (self.lab.clone(), task.value.clone(), object.clone());
         let forced = self.task_fault.clone();
         tokio::spawn(async move {
-            let outcome = match (forced, lab.occupy(&entity.value)) {
+            let exclusive = lab.read(|w| w.vm(&object.value).is_some());
+            let busy = exclusive.then(|| lab.occupy(&object.value, &id));
+            let outcome = match (forced, &busy) {
                 (Some(fault), _) => Err(fault),
-                (None, None) => Err(fault::in_progress(&entity)),
-                (None, Some(_busy)) => work.await,
+                (None, Some(Err(other))) => Err(fault::in_progress(other)),
+                (None, _) => work.await,
             };
+            // Before anybody is told of the end: the next task may follow at once.
+            drop(busy);
             lab.change(|w| {
                 let Some(task) = w.task_mut(&id) else { return };
                 task.complete_time = Some(now());

@@ -1,14 +1,15 @@
-//! Virtual machines: made, changed, powered, destroyed.
+//! Virtual machines: made, changed, destroyed.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use vim25_types::soap::Fault;
 use vim25_types::{
-    AnyValue, AnyVirtualDevice as Device, GenericVmConfigFault, ManagedObjectReference as Moref, ToolsUnavailable,
+    AnyValue, AnyVirtualDevice as Device, GenericVmConfigFault, ManagedObjectReference as Moref,
     VirtualMachineConfigSpec, VirtualMachinePowerState, methods as m,
 };
 
+use super::datastore::room_for;
 use super::device::{self, Env, Plan};
 use super::dispatch::Cx;
 use super::inventory::{checked_name, entry, free_name, takes};
@@ -16,19 +17,19 @@ use super::task::Outcome;
 use super::{disk, fault, vm_config};
 use crate::error::Error;
 use crate::lab::Lab;
-use crate::vm::{Tclo, Vm};
+use crate::vm::Vm;
 use crate::world::{DatastorePath, Entry, EventKind, Object, VmObject, World};
 
-fn vm<'w>(world: &'w World, this: &Moref) -> Result<&'w VmObject, Fault> {
+pub(super) fn vm<'w>(world: &'w World, this: &Moref) -> Result<&'w VmObject, Fault> {
     world.vm(&this.value).ok_or_else(|| fault::not_found(this))
 }
 
-fn failed(error: &Error) -> Fault {
+pub(super) fn failed(error: &Error) -> Fault {
     let detail = GenericVmConfigFault { reason: error.chain(), ..GenericVmConfigFault::default() };
     Fault::new(detail, error.chain())
 }
 
-fn runtime(lab: &Lab, this: &Moref) -> Vm {
+pub(super) fn runtime(lab: &Lab, this: &Moref) -> Vm {
     lab.runtime().vm(&this.value)
 }
 
@@ -135,6 +136,7 @@ async fn make(
         Ok::<_, Fault>((config, plan, host, vmx))
     })?;
     let file = lab.read(|w| w.file(&vmx.to_string())).ok_or_else(|| fault::datastore_path(&vmx.to_string()))?;
+    room_for(lab, &vmx, 0)?;
     if let Some(parent) = file.parent() {
         std::fs::create_dir_all(parent).map_err(|e| fault::system(&Error::file("make the folder", parent)(e)))?;
     }
@@ -167,6 +169,11 @@ fn on_disk(lab: &Lab, path: &DatastorePath) -> Result<PathBuf, Fault> {
 async fn make_disks(lab: &Lab, plan: &Plan) -> Result<(), Fault> {
     let mut made = Vec::new();
     for new in &plan.create {
+        // Thin: what it takes comes with the guest's writes.
+        if let Err(full) = room_for(lab, &new.path, 0) {
+            unmake(&made);
+            return Err(full);
+        }
         let file = on_disk(lab, &new.path)?;
         let parent = new.parent.as_ref().map(|p| on_disk(lab, p)).transpose()?;
         if let Err(error) = disk::make(&file, new.capacity, parent.as_deref()).await {
@@ -256,7 +263,7 @@ fn users(world: &World, file: &str, except: &str) -> bool {
 }
 
 /// Whether a VM that is on holds one of the files of a disk: nobody writes where somebody reads.
-fn check_locks(world: &World, except: &str, device: &Device) -> Result<(), Fault> {
+pub(super) fn check_locks(world: &World, except: &str, device: &Device) -> Result<(), Fault> {
     let Some(backing) = device::disk_backing(device) else { return Ok(()) };
     let mut below = Vec::new();
     let mut at = backing.parent.as_deref();
@@ -311,139 +318,6 @@ async fn hot(lab: &Arc<Lab>, this: &Moref, old: &[Device], new: &[Device]) -> Re
         outcome.map_err(|e| failed(&e))?;
     }
     Ok(())
-}
-
-// Power.
-
-pub(super) async fn power_on(cx: &Cx, request: m::PowerOnVMTask) -> Result<Moref, Fault> {
-    let (lab, this) = (cx.lab.clone(), request.this.clone());
-    Ok(cx.task("VirtualMachine.powerOn", &request.this, async move {
-        turn_on(&lab, &this).await?;
-        Ok(None)
-    }))
-}
-
-async fn turn_on(lab: &Arc<Lab>, this: &Moref) -> Result<(), Fault> {
-    let spec = lab.read(|w| {
-        let known = vm(w, this)?;
-        if known.is_on() {
-            let on = VirtualMachinePowerState::PoweredOn;
-            return Err(fault::power_state(on.clone(), Some(on)));
-        }
-        for device in known.devices() {
-            check_locks(w, &this.value, device)?;
-        }
-        vm_config::hardware(w, &this.value, known)
-    })?;
-    runtime(lab, this).power_on(spec).await.map_err(|e| failed(&e))?;
-    connect_all(lab, this, true);
-    Ok(())
-}
-
-/// What starts connected is connected while the VM is on.
-fn connect_all(lab: &Lab, this: &Moref, on: bool) {
-    lab.change(|w| {
-        let Some(vm) = w.vm_mut(&this.value) else { return };
-        for device in &mut vm.config.hardware.device {
-            if let Some(connect) = &mut device.connectable {
-                connect.connected = on && connect.start_connected;
-                connect.status = Some(if connect.connected { "ok" } else { "untried" }.into());
-            }
-        }
-    });
-}
-
-pub(super) async fn power_off(cx: &Cx, request: m::PowerOffVMTask) -> Result<Moref, Fault> {
-    let (lab, this) = (cx.lab.clone(), request.this.clone());
-    Ok(cx.task("VirtualMachine.powerOff", &request.this, async move {
-        turn_off(&lab, &this).await?;
-        Ok(None)
-    }))
-}
-
-async fn turn_off(lab: &Arc<Lab>, this: &Moref) -> Result<(), Fault> {
-    must_be_on(lab, this)?;
-    runtime(lab, this).power_off().await.map_err(|e| failed(&e))?;
-    connect_all(lab, this, false);
-    Ok(())
-}
-
-fn must_be_on(lab: &Lab, this: &Moref) -> Result<(), Fault> {
-    if lab.read(|w| vm(w, this).map(VmObject::is_on))? {
-        return Ok(());
-    }
-    Err(fault::power_state(VirtualMachinePowerState::PoweredOff, Some(VirtualMachinePowerState::PoweredOn)))
-}
-
-pub(super) async fn reset(cx: &Cx, request: m::ResetVMTask) -> Result<Moref, Fault> {
-    let (lab, this) = (cx.lab.clone(), request.this.clone());
-    Ok(cx.task("VirtualMachine.reset", &request.this, async move {
-        must_be_on(&lab, &this)?;
-        runtime(&lab, &this).reset().await.map_err(|e| failed(&e))?;
-        Ok(None)
-    }))
-}
-
-/// Asks the guest; vSphere answers as soon as the tools have taken the request.
-async fn ask_guest(cx: &Cx, this: &Moref, what: Tclo) -> Result<(), Fault> {
-    must_be_on(&cx.lab, this)?;
-    let message = "Cannot complete operation because VMware Tools is not running in this virtual machine.";
-    let unavailable = || Fault::new(ToolsUnavailable::default(), message);
-    if !cx.lab.read(|w| vm(w, this).map(|v| v.tools))? {
-        return Err(unavailable());
-    }
-    runtime(&cx.lab, this).ask_guest(what).await.map_err(|_| unavailable())?;
-    if what == Tclo::Halt {
-        let user = cx.user();
-        cx.lab.change(|w| w.vm_event(&user, &this.value, EventKind::GuestShutdown));
-    }
-    Ok(())
-}
-
-pub(super) async fn shutdown_guest(cx: &Cx, request: m::ShutdownGuest) -> Result<(), Fault> {
-    ask_guest(cx, &request.this, Tclo::Halt).await
-}
-
-pub(super) async fn reboot_guest(cx: &Cx, request: m::RebootGuest) -> Result<(), Fault> {
-    ask_guest(cx, &request.this, Tclo::Reboot).await
-}
-
-/// The VMs of a vApp in the order in which they start.
-fn start_order(world: &World, this: &Moref) -> Vec<Moref> {
-    let order = |id: &str| {
-        let vapp = world.pool(&this.value).and_then(|p| p.vapp.as_ref())?;
-        let entity = vapp.config.entity_config.iter().find(|e| e.key.as_ref().is_some_and(|k| k.value == id))?;
-        entity.start_order
-    };
-    let mut all: Vec<Moref> = world.vms_in_pool(&this.value).map(|(e, _)| e.moref()).collect();
-    all.sort_by_key(|m| (order(&m.value).unwrap_or(0), m.value.clone()));
-    all
-}
-
-pub(super) async fn power_on_vapp(cx: &Cx, request: m::PowerOnVAppTask) -> Result<Moref, Fault> {
-    let (lab, this) = (cx.lab.clone(), request.this.clone());
-    Ok(cx.task("VirtualApp.powerOn", &request.this, async move {
-        let vms = lab.read(|w| start_order(w, &this));
-        for vm in vms {
-            if lab.read(|w| w.vm(&vm.value).is_some_and(|v| !v.is_on())) {
-                turn_on(&lab, &vm).await?;
-            }
-        }
-        Ok(None)
-    }))
-}
-
-pub(super) async fn power_off_vapp(cx: &Cx, request: m::PowerOffVAppTask) -> Result<Moref, Fault> {
-    let (lab, this) = (cx.lab.clone(), request.this.clone());
-    Ok(cx.task("VirtualApp.powerOff", &request.this, async move {
-        let vms = lab.read(|w| start_order(w, &this));
-        for vm in vms.into_iter().rev() {
-            if lab.read(|w| w.vm(&vm.value).is_some_and(VmObject::is_on)) {
-                turn_off(&lab, &vm).await?;
-            }
-        }
-        Ok(None)
-    }))
 }
 
 // Remove.

@@ -12,7 +12,7 @@ use crate::vm::{Cdrom, Controller, ControllerModel, Disk, Nic, NicModel, Serial,
 use crate::world::{DatastorePath, Object, VmObject, World, now};
 
 /// Longest extraConfig value that the lab takes.
-const MAX_EXTRA: usize = 64 * 1024;
+pub(super) const MAX_EXTRA: usize = 64 * 1024;
 
 /// The configuration that a new VM starts from.
 pub(super) fn blank(name: &str, vmx: &DatastorePath) -> VirtualMachineConfigInfo {

@@ -17,6 +17,9 @@ pub(crate) use publish::{Published, Publisher};
 use crate::error::Result;
 use crate::process;
 
+/// The bridge of "VM Network", which is there whatever becomes of the port group: the API listens on it.
+pub(crate) const SERVED_BRIDGE: &str = "br-vmnet";
+
 /// An IPv4 network for "VM Network": the lab is its first host, the upper half is for DHCP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Range {
@@ -71,7 +74,11 @@ impl Range {
 pub(crate) struct Network {
     namespace: Namespace,
     range: Range,
+    run: Run,
 }
+
+/// Runs a program to its end: [`process::run`], or a stand-in in tests.
+type Run = fn(&str, &[&str], &str) -> Result<String>;
 
 impl Network {
     /// Opens the lab's namespace, making it where it is missing.
@@ -79,7 +86,13 @@ impl Network {
     /// # Errors
     /// When not root or when the kernel refuses.
     pub(crate) fn open(name: &str, range: Range) -> Result<Self> {
-        Ok(Self { namespace: Namespace::open(name)?, range })
+        Ok(Self { namespace: Namespace::open(name)?, range, run: process::run })
+    }
+
+    /// Wires that lead nowhere, for tests of what does not need them.
+    #[cfg(test)]
+    pub(crate) fn unwired(range: Range) -> Self {
+        Self { namespace: Namespace::absent(), range, run: |_, _, _| Ok(String::new()) }
     }
 
     /// The namespace.
@@ -93,28 +106,37 @@ impl Network {
     }
 
     fn has_link(&self, link: &str) -> bool {
-        process::run("ip", &["-n", self.namespace.name(), "link", "show", "dev", link], "look for a link").is_ok()
+        (self.run)("ip", &["-n", self.namespace.name(), "link", "show", "dev", link], "look for a link").is_ok()
     }
 
     fn ip(&self, args: &[&str], what: &str) -> Result<()> {
         let mut all = vec!["-n", self.namespace.name()];
         all.extend(args);
-        process::run("ip", &all, what).map(|_| ())
+        (self.run)("ip", &all, what).map(|_| ())
     }
 
-    /// Makes the bridge of a port group, with the lab's address on it if `served`.
+    /// Makes the bridge of a port group; the [`SERVED_BRIDGE`] gets the lab's address.
     ///
     /// # Errors
     /// When `ip` fails.
-    pub(crate) fn add_bridge(&self, bridge: &str, served: bool) -> Result<()> {
+    pub(crate) fn add_bridge(&self, bridge: &str) -> Result<()> {
         if !self.has_link(bridge) {
             self.ip(&["link", "add", bridge, "type", "bridge"], "make a bridge")?;
         }
-        if served {
+        if bridge == SERVED_BRIDGE {
             let address = format!("{}/{}", self.range.gateway(), self.range.prefix());
             self.ip(&["address", "replace", &address, "dev", bridge], "set the lab's address")?;
         }
         self.ip(&["link", "set", bridge, "up"], "bring up a bridge")
+    }
+
+    /// Removes the bridge of a port group that is no more; one that is not there is fine.
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub(crate) fn remove_bridge(&self, bridge: &str) -> Result<()> {
+        let gone = bridge == SERVED_BRIDGE || !self.has_link(bridge);
+        if gone { Ok(()) } else { self.ip(&["link", "delete", bridge], "remove a bridge") }
     }
 
     /// Makes the tap of a NIC and puts it on `bridge`; a tap that is there already is moved.
@@ -124,7 +146,7 @@ impl Network {
     pub(crate) fn add_tap(&self, tap: &str, bridge: &str) -> Result<()> {
         if !self.has_link(tap) {
             // Taps are made on the machine by `ip tuntap`, which knows no namespace of its own: it runs inside.
-            process::run(
+            (self.run)(
                 "ip",
                 &["netns", "exec", self.namespace.name(), "ip", "tuntap", "add", "dev", tap, "mode", "tap"],
                 "make a tap",

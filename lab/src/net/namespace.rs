@@ -75,6 +75,12 @@ impl Namespace {
         Ok(Self { name: name.into(), jobs })
     }
 
+    /// A stand-in that no namespace is behind, for tests of what does not reach it.
+    #[cfg(test)]
+    pub(crate) fn absent() -> Self {
+        Self { name: "none".into(), jobs: mpsc::channel().0 }
+    }
+
     /// The name that `ip netns` knows it by.
     pub(crate) fn name(&self) -> &str {
         &self.name

@@ -91,6 +91,12 @@ pub(crate) fn disk_image(disk: &Disk) -> Value {
     })
 }
 
+/// The SCSI target of a unit.  QEMU's paravirtual controller ends at target 63, where ESXi's ends at unit 64; no drive has
+/// unit 7, which is the adapter's own on ESXi and a target like any other here.
+fn target(unit: i32) -> i32 {
+    if unit == 64 { 7 } else { unit }
+}
+
 /// The drive of a disk.
 pub(crate) fn disk_device(disk: &Disk) -> Value {
     json!({
@@ -98,7 +104,7 @@ pub(crate) fn disk_device(disk: &Disk) -> Value {
         "id": disk_id(disk.key),
         "drive": disk_node(disk.key),
         "bus": format!("{}.0", controller_id(disk.controller)),
-        "scsi-id": disk.unit,
+        "scsi-id": target(disk.unit),
         "lun": 0,
         "vendor": "VMware",
         "product": "Virtual disk",

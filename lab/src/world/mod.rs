@@ -6,6 +6,8 @@
 //! (tasks, power states) is not stored.
 
 mod events;
+mod firewall;
+mod host_network;
 mod objects;
 mod path;
 mod seed;
@@ -20,7 +22,10 @@ use std::path::PathBuf;
 use vim25_types::{DateTime, ManagedObjectReference as Moref, TaskInfo};
 
 pub(crate) use events::EventKind;
-pub(crate) use objects::{Datastore, Entry, NetworkKind, Object, Pool, VApp, VmObject};
+pub(crate) use host_network::UPLINK;
+pub(crate) use objects::{
+    Datastore, Entry, Host, NetworkKind, Object, Pool, PortGroup, StandardSwitch, VApp, VmObject,
+};
 pub(crate) use path::DatastorePath;
 pub(crate) use seed::Singletons;
 
@@ -40,6 +45,8 @@ pub(crate) struct World {
     tasks: BTreeMap<u64, TaskInfo>,
     events: events::Events,
     options: BTreeMap<String, String>,
+    /// Datastores that have no room, whatever the machine's disk has.
+    filled: BTreeSet<String>,
     next: u64,
     version: u64,
     dirty: BTreeSet<String>,
@@ -73,6 +80,7 @@ impl World {
             tasks: BTreeMap::new(),
             events: events::Events::default(),
             options: BTreeMap::new(),
+            filled: BTreeSet::new(),
             next: 100,
             version: 1,
             dirty: BTreeSet::new(),
@@ -252,6 +260,14 @@ impl World {
             Object::Datastore(datastore) if e.name == name => Some((e, datastore)),
             _ => None,
         })
+    }
+
+    /// Names the datastores that have no room.
+    pub(crate) fn set_filled(&mut self, names: BTreeSet<String>) {
+        if self.filled != names {
+            self.filled = names;
+            self.bump();
+        }
     }
 
     /// Whether the object `id` is somewhere below `above`.

@@ -85,6 +85,36 @@ pub(crate) struct Host {
     pub uuid: String,
     /// Firewall rule sets and whether they are enabled.
     pub firewall: BTreeMap<String, bool>,
+    /// Its own switches.
+    pub switches: Vec<StandardSwitch>,
+    /// The port groups on its own switches.
+    pub port_groups: Vec<PortGroup>,
+}
+
+/// A host's own switch.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct StandardSwitch {
+    /// Name, one of its kind on the host.
+    pub name: String,
+    /// How many ports it was made with.
+    pub ports: i32,
+    /// Largest frame, bytes.
+    pub mtu: i32,
+    /// The host's network adapters that lead out of it.
+    pub uplinks: Vec<String>,
+}
+
+/// A port group of a host's own switch.  Those of one name on several hosts are one [`Network`] of the inventory.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct PortGroup {
+    /// Name as the admin gave it, one of its kind on the host.
+    pub name: String,
+    /// The switch that it is on.
+    pub switch: String,
+    /// VLAN, 0 to 4095.
+    pub vlan: i32,
+    /// Whether the host's own traffic goes over it: then no VM can, and it is no [`Network`].
+    pub kernel: bool,
 }
 
 /// A resource pool; a vApp if it has the configuration of one.
@@ -145,9 +175,6 @@ fn powered_off() -> Power {
 pub(crate) struct Datastore {
     /// Its UUID, which is its folder under `/vmfs/volumes`.
     pub uuid: String,
-    /// How much it may hold, bytes; the machine's disk when absent.
-    #[serde(default)]
-    pub capacity: Option<u64>,
 }
 
 /// What kind of port group it is.
@@ -167,8 +194,6 @@ pub(crate) enum NetworkKind {
 pub(crate) struct Network {
     /// The bridge that it is.
     pub bridge: String,
-    /// Whether the lab has an address on it, and serves DHCP.
-    pub served: bool,
     /// Standard or distributed.
     pub kind: NetworkKind,
 }

@@ -1,12 +1,12 @@
 //! What a new lab has, and the ids of the objects that every vSphere has.
 
-use std::collections::BTreeMap;
-
 use vim25_types::{
     ManagedObjectReference as Moref, ResourceAllocationInfo, ResourceConfigSpec, SharesInfo, SharesLevel,
 };
 
-use super::objects::{Compute, Datacenter, Datastore, Entry, Host, Network, NetworkKind, Object, Pool};
+use super::objects::{
+    Compute, Datacenter, Datastore, Entry, Host, Network, NetworkKind, Object, Pool, PortGroup, StandardSwitch,
+};
 use super::{World, now};
 use crate::settings::Shape;
 
@@ -58,19 +58,6 @@ impl Singletons {
     }
 }
 
-/// Rule sets of a host's firewall and whether they are enabled at first.
-const RULE_SETS: &[(&str, bool)] = &[
-    ("CIMHttpServer", true),
-    ("dhcp", true),
-    ("dns", true),
-    ("httpClient", false),
-    ("nfsClient", false),
-    ("remoteSerialPort", false),
-    ("sshServer", false),
-    ("vMotion", true),
-    ("vSPC", false),
-];
-
 /// A pool's settings when nothing is limited.
 pub(super) fn unlimited() -> ResourceConfigSpec {
     let allocation = |shares| ResourceAllocationInfo {
@@ -97,12 +84,23 @@ fn folder(children: &[&str]) -> Object {
 }
 
 fn host() -> Object {
-    let firewall: BTreeMap<_, _> = RULE_SETS.iter().map(|&(key, on)| (key.to_owned(), on)).collect();
-    Object::Host(Host { uuid: uuid::Uuid::new_v4().to_string(), firewall })
+    let firewall = super::firewall::initial();
+    let port_group = |name: &str, kernel| PortGroup { name: name.into(), switch: "vSwitch0".into(), vlan: 0, kernel };
+    Object::Host(Host {
+        uuid: uuid::Uuid::new_v4().to_string(),
+        firewall,
+        switches: vec![StandardSwitch {
+            name: "vSwitch0".into(),
+            ports: 128,
+            mtu: 1500,
+            uplinks: vec![super::host_network::UPLINK.into()],
+        }],
+        port_groups: vec![port_group("VM Network", false), port_group("Management Network", true)],
+    })
 }
 
 fn datastore() -> Object {
-    Object::Datastore(Datastore { uuid: uuid::Uuid::new_v4().simple().to_string(), capacity: None })
+    Object::Datastore(Datastore { uuid: uuid::Uuid::new_v4().simple().to_string() })
 }
 
 /// Fills an empty inventory.
@@ -136,13 +134,13 @@ fn vcenter(world: &mut World) {
     }
     add(world, "datastore-10", "datastore1", Some("group-s5"), datastore());
     add(world, "datastore-11", "datastore2", Some("group-s5"), datastore());
-    let standard = Network { bridge: "br-vmnet".into(), served: true, kind: NetworkKind::Standard };
+    let standard = Network { bridge: crate::net::SERVED_BRIDGE.into(), kind: NetworkKind::Standard };
     add(world, "network-12", "VM Network", Some("group-n6"), Object::Network(standard));
     let switch = Object::Switch { uuid: dvs_uuid() };
     add(world, "dvs-13", "dvs1", Some("group-n6"), switch);
     for (id, name) in [("dvportgroup-14", "bridge"), ("dvportgroup-15", "backend")] {
         let kind = NetworkKind::Distributed { switch: "dvs-13".into() };
-        let network = Network { bridge: format!("br-{name}"), served: false, kind };
+        let network = Network { bridge: format!("br-{name}"), kind };
         add(world, id, name, Some("group-n6"), Object::Network(network));
     }
 }
@@ -181,10 +179,6 @@ fn esxi(world: &mut World) {
         };
         add(world, &id, name, Some("ha-folder-datastore"), object);
     }
-    for (name, bridge, served) in
-        [("VM Network", "br-vmnet", true), ("bridge", "br-bridge", false), ("backend", "br-backend", false)]
-    {
-        let network = Network { bridge: bridge.into(), served, kind: NetworkKind::Standard };
-        add(world, &format!("HaNetwork-{name}"), name, Some("ha-folder-network"), Object::Network(network));
-    }
+    let network = Network { bridge: crate::net::SERVED_BRIDGE.into(), kind: NetworkKind::Standard };
+    add(world, "HaNetwork-VM Network", "VM Network", Some("ha-folder-network"), Object::Network(network));
 }

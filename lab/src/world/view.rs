@@ -149,7 +149,7 @@ impl World {
                     ..NetworkSummary::default()
                 },
             ),
-            (Object::Network(_), "host") => many(name, self.hosts()),
+            (Object::Network(network), "host") => many(name, self.hosts_with(&entry.name, network)),
             (Object::Network(_), "vm") => {
                 let on = self.vms().filter(|(_, vm)| self.networks_of(vm).contains(&entry.moref()));
                 many(name, on.map(|(e, _)| e.moref()))

@@ -4,16 +4,15 @@ use vim25_types::xml::Element;
 use vim25_types::{
     ClusterComputeResourceSummary, ClusterConfigInfo, ClusterConfigInfoEx, ClusterDasConfigInfo, ClusterDrsConfigInfo,
     ComputeResourceConfigInfo, ComputeResourceSummary, DatastoreCapability, DatastoreHostMount, DatastoreInfo,
-    DatastoreSummary, DrsBehavior, HostConfigInfo, HostConfigManager, HostConfigSummary, HostFirewallDefaultPolicy,
-    HostFirewallInfo, HostFirewallRuleset, HostHardwareSummary, HostListSummary, HostMountInfo, HostNetworkInfo,
-    HostPortGroup, HostPortGroupSpec, HostRuntimeInfo, HostSystemConnectionState, HostSystemPowerState,
-    HostVirtualSwitch, ManagedEntityStatus, ManagedObjectReference as Moref, ResourcePoolResourceUsage,
-    ResourcePoolRuntimeInfo, ResourcePoolSummary, Value, VirtualAppSummary, VirtualAppVAppState, VmfsDatastoreInfo,
+    DatastoreSummary, DrsBehavior, HostConfigInfo, HostConfigManager, HostConfigSummary, HostHardwareSummary,
+    HostListSummary, HostMountInfo, HostRuntimeInfo, HostSystemConnectionState, HostSystemPowerState,
+    ManagedEntityStatus, ManagedObjectReference as Moref, ResourcePoolResourceUsage, ResourcePoolRuntimeInfo,
+    ResourcePoolSummary, Value, VirtualAppSummary, VirtualAppVAppState, VmfsDatastoreInfo,
 };
 
-use super::objects::{Compute, Datastore, Entry, Host, NetworkKind, Object, Pool};
+use super::objects::{Compute, Entry, Host, Object, Pool};
 use super::view::{many, one, some};
-use super::{World, now};
+use super::{World, firewall, now};
 use crate::settings::Shape;
 
 const CPUS: i16 = 8;
@@ -102,7 +101,7 @@ impl World {
             "runtime" => one(name, &runtime()),
             "vm" => many(name, self.vms().filter(|(_, vm)| vm.host == entry.id).map(|(e, _)| e.moref())),
             "datastore" => many(name, self.datastores()),
-            "network" => many(name, self.networks()),
+            "network" => many(name, self.networks_on(&entry.id)),
             "datastoreBrowser" => {
                 one(name, &Moref::new("HostDatastoreBrowser", format!("datastoreBrowser-{}", entry.id)))
             }
@@ -151,8 +150,8 @@ impl World {
                 &HostConfigInfo {
                     host: entry.moref(),
                     product: product(),
-                    firewall: Some(firewall(host)),
-                    network: Some(self.host_network()),
+                    firewall: Some(firewall::info(host)),
+                    network: Some(self.host_network(host)),
                     ..HostConfigInfo::default()
                 },
             ),
@@ -164,42 +163,9 @@ impl World {
     pub(crate) fn host_part_property(&self, kind: &str, host: &str, name: &str) -> Vec<Element> {
         let Some(Object::Host(host)) = self.get(host).map(|e| &e.object) else { return Vec::new() };
         match (kind, name) {
-            ("HostFirewallSystem", "firewallInfo") => one(name, &firewall(host)),
-            ("HostNetworkSystem", "networkInfo") => one(name, &self.host_network()),
+            ("HostFirewallSystem", "firewallInfo") => one(name, &firewall::info(host)),
+            ("HostNetworkSystem", "networkInfo") => one(name, &self.host_network(host)),
             _ => Vec::new(),
-        }
-    }
-
-    fn host_network(&self) -> HostNetworkInfo {
-        let standard: Vec<&Entry> = self
-            .entries()
-            .filter(|e| matches!(&e.object, Object::Network(n) if matches!(n.kind, NetworkKind::Standard)))
-            .collect();
-        let key = |e: &Entry| format!("key-vim.host.PortGroup-{}", e.name);
-        HostNetworkInfo {
-            vswitch: vec![HostVirtualSwitch {
-                name: "vSwitch0".into(),
-                key: "key-vim.host.VirtualSwitch-vSwitch0".into(),
-                num_ports: 1024,
-                num_ports_available: 1000,
-                mtu: Some(1500),
-                portgroup: standard.iter().map(|e| key(e)).collect(),
-                ..HostVirtualSwitch::default()
-            }],
-            portgroup: standard
-                .iter()
-                .map(|e| HostPortGroup {
-                    key: Some(key(e)),
-                    vswitch: Some("key-vim.host.VirtualSwitch-vSwitch0".into()),
-                    spec: HostPortGroupSpec {
-                        name: e.name.clone(),
-                        vswitch_name: "vSwitch0".into(),
-                        ..HostPortGroupSpec::default()
-                    },
-                    ..HostPortGroup::default()
-                })
-                .collect(),
-            ..HostNetworkInfo::default()
         }
     }
 
@@ -253,18 +219,17 @@ impl World {
     }
 
     /// Total and free bytes of a datastore.
-    pub(crate) fn space(&self, entry: &Entry, datastore: &Datastore) -> (u64, u64) {
+    pub(crate) fn space(&self, entry: &Entry) -> (u64, u64) {
         let folder = self.datastore_folder(&entry.name);
         let (total, free) = rustix::fs::statvfs(&folder)
             .map(|s| (s.f_blocks * s.f_frsize, s.f_bavail * s.f_frsize))
             .unwrap_or_default();
-        match datastore.capacity {
-            None => (total, free),
-            Some(capacity) => {
-                let used = folder_size(&folder);
-                (capacity, capacity.saturating_sub(used).min(free))
-            }
-        }
+        (total, if self.filled.contains(&entry.name) { 0 } else { free })
+    }
+
+    /// Whether so many bytes more have room on a datastore.
+    pub(crate) fn has_room(&self, datastore: &str, bytes: u64) -> bool {
+        self.datastore_named(datastore).is_some_and(|(entry, _)| self.space(entry).1 >= bytes.max(1))
     }
 
     /// Where a datastore's files are.
@@ -278,7 +243,7 @@ impl World {
         let url = format!("ds:///vmfs/volumes/{}/", datastore.uuid);
         match name {
             "summary" => {
-                let (capacity, free) = self.space(entry, datastore);
+                let (capacity, free) = self.space(entry);
                 one(
                     name,
                     &DatastoreSummary {
@@ -296,7 +261,7 @@ impl World {
                 )
             }
             "info" => {
-                let (_, free) = self.space(entry, datastore);
+                let (_, free) = self.space(entry);
                 let base = DatastoreInfo {
                     name: entry.name.clone(),
                     url,
@@ -341,19 +306,6 @@ impl World {
     }
 }
 
-fn folder_size(folder: &std::path::Path) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
-    entries
-        .filter_map(Result::ok)
-        .map(|e| match e.metadata() {
-            Ok(m) if m.is_dir() => folder_size(&e.path()),
-            Ok(m) => m.blocks() * 512,
-            Err(_) => 0,
-        })
-        .sum()
-}
-
 fn pool_runtime() -> ResourcePoolRuntimeInfo {
     let usage = |max| ResourcePoolResourceUsage {
         unreserved_for_pool: max,
@@ -367,42 +319,4 @@ fn pool_runtime() -> ResourcePoolRuntimeInfo {
         overall_status: ManagedEntityStatus::Green,
         ..ResourcePoolRuntimeInfo::default()
     }
-}
-
-fn firewall(host: &Host) -> HostFirewallInfo {
-    HostFirewallInfo {
-        default_policy: HostFirewallDefaultPolicy { incoming_blocked: Some(true), outgoing_blocked: Some(true) },
-        ruleset: host
-            .firewall
-            .iter()
-            .map(|(key, &enabled)| HostFirewallRuleset {
-                key: key.clone(),
-                label: key.clone(),
-                enabled,
-                user_controllable: Some(true),
-                allowed_hosts: Some(vim25_types::HostFirewallRulesetIpList { all_ip: true, ..Default::default() }),
-                rule: rule(key),
-                ..HostFirewallRuleset::default()
-            })
-            .collect(),
-    }
-}
-
-fn rule(key: &str) -> Vec<vim25_types::HostFirewallRule> {
-    use vim25_types::{HostFirewallRule, HostFirewallRuleDirection as Direction};
-    let (port, direction) = match key {
-        "sshServer" => (22, Direction::Inbound),
-        "httpClient" => (80, Direction::Outbound),
-        // The rule sets that let a VM's serial port dial out.
-        "vSPC" | "remoteSerialPort" => (0, Direction::Outbound),
-        "vMotion" => (8000, Direction::Inbound),
-        _ => return Vec::new(),
-    };
-    vec![HostFirewallRule {
-        port,
-        end_port: (port == 0).then_some(65535),
-        direction,
-        protocol: "tcp".into(),
-        ..HostFirewallRule::default()
-    }]
 }

@@ -16,8 +16,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use vim25_types::soap::Fault;
 use vim25_types::{
-    AnyValue, LocalizedMethodFault, ManagedObjectReference, ObjectUpdateKind, PropertyChangeOp, PropertyFilterSpec,
-    TaskInfoState, UpdateSet, WaitOptions, methods,
+    AnyMethodFault, AnyValue, LocalizedMethodFault, ManagedObjectReference, ObjectUpdateKind, PropertyChangeOp,
+    PropertyFilterSpec, TaskInfoState, UpdateSet, WaitOptions, methods,
 };
 
 use crate::property::{self, Object};
@@ -148,6 +148,18 @@ fn gone(object: &ManagedObjectReference) -> Error {
         method: "WaitForUpdatesEx".into(),
         object: object.clone(),
         fault: Box::new(Fault::new(fault, "The object has been deleted or has not been completely created")),
+    }
+}
+
+fn is_gone(error: &Error) -> bool {
+    error.fault_name() == Some("ManagedObjectNotFound")
+}
+
+/// Whether `object` is the one that a `ManagedObjectNotFound` is about.
+fn names(error: &Error, object: &ManagedObjectReference) -> bool {
+    match error.fault().map(|f| &f.detail) {
+        Some(AnyMethodFault::ManagedObjectNotFound(detail)) => detail.obj.value == object.value,
+        _ => false,
     }
 }
 
@@ -308,8 +320,8 @@ impl Loop {
                 methods::CreateFilter { this: collector.clone(), spec: entry.spec.clone(), partial_updates: false };
             match session.call(&create).await {
                 Ok(filter) => entry.filter = Some(filter),
-                // The object is gone: that concerns this watch alone.
-                Err(e) if e.fault_name() == Some("ManagedObjectNotFound") => refused.push((*id, e)),
+                // The object is gone: that concerns this watch alone.  The collector itself goes with its session.
+                Err(e) if is_gone(&e) && !names(&e, &collector) => refused.push((*id, e)),
                 Err(e) => return Err(e),
             }
         }

@@ -3124,11 +3124,45 @@ impl Data for HostVirtualSwitch {
     }
 }
 data_value!(HostVirtualSwitch);
+/// `vim.host.VirtualSwitch.BondBridge`
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct HostVirtualSwitchBondBridge {
+    /// Fields of `HostVirtualSwitchBridge`.
+    pub base: HostVirtualSwitchBridge,
+    /// `nicDevice`
+    pub nic_device: Vec<String>,
+}
+inherit!(HostVirtualSwitchBondBridge: HostVirtualSwitchBridge);
+impl Data for HostVirtualSwitchBondBridge {
+    const TYPE: &'static str = "HostVirtualSwitchBondBridge";
+    fn encode_fields(&self, out: &mut Vec<Element>) {
+        self.base.encode_fields(out);
+        put_all(out, "nicDevice", &self.nic_device);
+    }
+    fn decode_fields(el: &Element) -> Result<Self, DecodeError> {
+        Ok(Self { base: HostVirtualSwitchBridge::decode_fields(el)?, nic_device: get_all(el, "nicDevice")? })
+    }
+}
+data_value!(HostVirtualSwitchBondBridge);
+/// `vim.host.VirtualSwitch.Bridge`
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct HostVirtualSwitchBridge {}
+impl Data for HostVirtualSwitchBridge {
+    const TYPE: &'static str = "HostVirtualSwitchBridge";
+    fn encode_fields(&self, _: &mut Vec<Element>) {}
+    fn decode_fields(_: &Element) -> Result<Self, DecodeError> {
+        Ok(Self {})
+    }
+}
+data_value!(HostVirtualSwitchBridge);
+any_of! { "Any `vim.host.VirtualSwitch.Bridge`: the type itself or one derived from it." AnyHostVirtualSwitchBridge: HostVirtualSwitchBridge { HostVirtualSwitchBridge, HostVirtualSwitchBondBridge } }
 /// `vim.host.VirtualSwitch.Specification`
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct HostVirtualSwitchSpec {
     /// `numPorts`
     pub num_ports: i32,
+    /// `bridge`
+    pub bridge: Option<AnyHostVirtualSwitchBridge>,
     /// `policy`
     pub policy: Option<HostNetworkPolicy>,
     /// `mtu`
@@ -3138,11 +3172,17 @@ impl Data for HostVirtualSwitchSpec {
     const TYPE: &'static str = "HostVirtualSwitchSpec";
     fn encode_fields(&self, out: &mut Vec<Element>) {
         put(out, "numPorts", &self.num_ports);
+        put_some(out, "bridge", &self.bridge);
         put_some(out, "policy", &self.policy);
         put_some(out, "mtu", &self.mtu);
     }
     fn decode_fields(el: &Element) -> Result<Self, DecodeError> {
-        Ok(Self { num_ports: get(el, "numPorts")?, policy: get_some(el, "policy")?, mtu: get_some(el, "mtu")? })
+        Ok(Self {
+            num_ports: get(el, "numPorts")?,
+            bridge: get_some(el, "bridge")?,
+            policy: get_some(el, "policy")?,
+            mtu: get_some(el, "mtu")?,
+        })
     }
 }
 data_value!(HostVirtualSwitchSpec);

@@ -1868,6 +1868,30 @@ impl Method for ReconfigVMTask {
         put(out, "returnval", response);
     }
 }
+/// `HostFirewallSystem.RefreshFirewall`
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RefreshFirewall {
+    /// The object that the method is called on.
+    pub this: ManagedObjectReference,
+}
+impl Method for RefreshFirewall {
+    const NAME: &'static str = "RefreshFirewall";
+    type Response = ();
+    fn this(&self) -> &ManagedObjectReference {
+        &self.this
+    }
+    fn encode_params(&self, _out: &mut Vec<Element>) {}
+    fn decode_params(this: ManagedObjectReference, _el: &Element) -> Result<Self, DecodeError> {
+        Ok(Self { this })
+    }
+    fn decode_response(el: &Element) -> Result<Self::Response, DecodeError> {
+        let _ = el;
+        Ok(())
+    }
+    fn encode_response(response: &Self::Response, out: &mut Vec<Element>) {
+        let _ = (response, out);
+    }
+}
 /// `Folder.RegisterVM_Task`
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct RegisterVMTask {

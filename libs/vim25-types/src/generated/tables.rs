@@ -2064,17 +2064,33 @@ pub(crate) static TYPES: &[TypeDesc] = &[
         ],
     },
     TypeDesc {
-        name: "HostVirtualSwitchSpec",
-        base: "",
+        name: "HostVirtualSwitchBondBridge",
+        base: "HostVirtualSwitchBridge",
         fields: &[
-            FieldDesc { name: "numPorts", ty: "int", kind: Kind::Xsd, array: false, optional: false },
+            FieldDesc { name: "nicDevice", ty: "string", kind: Kind::Xsd, array: true, optional: false },
             FieldDesc {
-                name: "bridge",
-                ty: "HostVirtualSwitchBridge",
+                name: "beacon",
+                ty: "HostVirtualSwitchBeaconConfig",
                 kind: Kind::Opaque,
                 array: false,
                 optional: true,
             },
+            FieldDesc {
+                name: "linkDiscoveryProtocolConfig",
+                ty: "LinkDiscoveryProtocolConfig",
+                kind: Kind::Opaque,
+                array: false,
+                optional: true,
+            },
+        ],
+    },
+    TypeDesc { name: "HostVirtualSwitchBridge", base: "", fields: &[] },
+    TypeDesc {
+        name: "HostVirtualSwitchSpec",
+        base: "",
+        fields: &[
+            FieldDesc { name: "numPorts", ty: "int", kind: Kind::Xsd, array: false, optional: false },
+            FieldDesc { name: "bridge", ty: "HostVirtualSwitchBridge", kind: Kind::Data, array: false, optional: true },
             FieldDesc { name: "policy", ty: "HostNetworkPolicy", kind: Kind::Data, array: false, optional: true },
             FieldDesc { name: "mtu", ty: "int", kind: Kind::Xsd, array: false, optional: true },
         ],
@@ -5618,7 +5634,7 @@ pub(crate) static MANAGED: &[ManagedDesc] = &[
     ManagedDesc {
         name: "HostFirewallSystem",
         supers: &["HostFirewallSystem", "ExtensibleManagedObject"],
-        methods: &["DisableRuleset", "EnableRuleset"],
+        methods: &["DisableRuleset", "EnableRuleset", "RefreshFirewall"],
         props: &[
             FieldDesc { name: "value", ty: "CustomFieldValue", kind: Kind::Opaque, array: true, optional: true },
             FieldDesc { name: "availableField", ty: "CustomFieldDef", kind: Kind::Data, array: true, optional: true },
@@ -6883,6 +6899,7 @@ pub(crate) static METHODS: &[MethodDesc] = &[
             optional: false,
         }],
     },
+    MethodDesc { name: "RefreshFirewall", privilege: "Host.Config.NetService", params: &[] },
     MethodDesc {
         name: "RegisterVM_Task",
         privilege: "VirtualMachine.Inventory.Register",

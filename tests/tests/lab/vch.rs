@@ -1,5 +1,4 @@
-//! vic-machine, the appliance and docker on the embedded vSphere, with real guests.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "test helpers")]
+//! vic-machine, the appliance and docker.
 
 use std::time::{Duration, Instant};
 
@@ -31,7 +30,7 @@ fn docker_answers(lab: &Lab) {
 
 #[test]
 fn create_docker_ls_inspect_delete() {
-    let lab = Lab::up();
+    let lab = Lab::up(&[]);
     let before = lab.stage.picture();
     let created = create(&lab);
     assert_eq!(
@@ -77,7 +76,7 @@ fn create_docker_ls_inspect_delete() {
 
 #[test]
 fn the_vch_survives_a_reset_of_its_vm_and_the_death_of_the_labs_daemon() {
-    let mut lab = Lab::up();
+    let mut lab = Lab::up(&[]);
     let created = create(&lab);
     docker_answers(&lab);
     let vm = ManagedObjectReference::new("VirtualMachine", created["id"].as_str().unwrap());
@@ -95,4 +94,17 @@ fn the_vch_survives_a_reset_of_its_vm_and_the_death_of_the_labs_daemon() {
     let inspected = lab.stage.vic("inspect", &["--name", NAME, "--output", "json"]);
     assert_eq!(inspected.ended_with(0).json()["id"], created["id"]);
     lab.stage.vic("delete", &["--name", NAME]).ended_with(0);
+}
+
+#[test]
+fn a_vch_on_a_lone_esxi_host() {
+    let lab = Lab::up(&["--esxi"]);
+    // A new host has "VM Network" alone: create makes the bridge network, and delete takes it away.
+    let before = lab.stage.picture();
+    create(&lab);
+    docker_answers(&lab);
+    let listed = lab.stage.vic("ls", &["--output", "json"]).ended_with(0).json();
+    assert_eq!(listed["vchs"][0]["state"], "ready", "{listed}");
+    lab.stage.vic("delete", &["--name", NAME]).ended_with(0);
+    assert_eq!(lab.stage.picture(), before, "delete leaves the inventory as it was before create");
 }

@@ -1,0 +1,6 @@
+//! Suites on the embedded vSphere, with real guests.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "test helpers")]
+
+mod pyvmomi;
+mod rules;
+mod vch;

@@ -1,0 +1,217 @@
+//! The lab misbehaves on demand: each rule, seen by libs/vim25 as its client.
+
+use std::time::{Duration, Instant};
+
+use vic_tests::block_on;
+use vic_tests::lab::{Lab, text};
+use vim25::types::{
+    ManagedObjectReference, VirtualMachineConfigSpec, VirtualMachineFileInfo, VirtualMachinePowerState, methods,
+};
+use vim25::{Error, Session};
+
+fn rule(lab: &Lab, args: &[&str]) {
+    let mut all = vec!["faults", "add"];
+    all.extend(args);
+    let added = lab.run(&all);
+    assert!(added.status.success(), "{}", text(&added));
+}
+
+fn clear(lab: &Lab) {
+    let cleared = lab.run(&["faults", "clear"]);
+    assert!(cleared.status.success(), "{}", text(&cleared));
+    assert_eq!(text(&lab.run(&["faults", "list"])), "");
+}
+
+fn vm_folder() -> ManagedObjectReference {
+    ManagedObjectReference::new("Folder", "group-v3")
+}
+
+async fn make_folder(session: &Session, name: &str) -> Result<ManagedObjectReference, Error> {
+    session.call(&methods::CreateFolder { this: vm_folder(), name: name.into() }).await
+}
+
+async fn exists(session: &Session, name: &str) -> bool {
+    let this = session.content().search_index.clone().unwrap();
+    let find = methods::FindChild { this, entity: vm_folder(), name: name.into() };
+    session.call(&find).await.unwrap().is_some()
+}
+
+/// A VM with no devices beyond those that every VM has: its firmware finds nothing to boot, and stays on.
+async fn make_vm(session: &Session, name: &str) -> ManagedObjectReference {
+    let vm_path_name = Some("[datastore1]".into());
+    let config = VirtualMachineConfigSpec {
+        name: Some(name.into()),
+        memory_mb: Some(32),
+        files: Some(VirtualMachineFileInfo { vm_path_name, ..VirtualMachineFileInfo::default() }),
+        ..VirtualMachineConfigSpec::default()
+    };
+    let pool = ManagedObjectReference::new("ResourcePool", "resgroup-8");
+    let create = methods::CreateVMTask { this: vm_folder(), config, pool, host: None };
+    session.run(&create).await.unwrap().unwrap().get().unwrap()
+}
+
+#[test]
+fn calls_fail_break_and_tarry_as_the_rules_say() {
+    let lab = Lab::bare(&[]);
+    block_on(async {
+        let session = lab.stage.session().await;
+
+        rule(&lab, &["--method", "CreateFolder", "--nth", "2", "--times", "1", "--fault", "ResourceInUse"]);
+        make_folder(&session, "first").await.unwrap();
+        let failed = make_folder(&session, "second").await.unwrap_err();
+        assert_eq!(failed.fault_name(), Some("ResourceInUse"), "{failed}");
+        make_folder(&session, "third").await.unwrap();
+        assert!(!exists(&session, "second").await, "a call that fails by rule has no effect");
+        clear(&lab);
+
+        // The rule may name the object, by name or by id; the call succeeds and its task does not.
+        rule(&lab, &["--method", "Rename_Task", "--object", "first", "--fault", "InvalidState", "--in-task"]);
+        let this = make_folder(&session, "other").await.unwrap();
+        session.run(&methods::RenameTask { this: this.clone(), new_name: "another".into() }).await.unwrap();
+        let find = methods::FindChild {
+            this: session.content().search_index.clone().unwrap(),
+            entity: vm_folder(),
+            name: "first".into(),
+        };
+        let this = session.call(&find).await.unwrap().unwrap();
+        let failed = session.run(&methods::RenameTask { this, new_name: "x".into() }).await.unwrap_err();
+        assert_eq!(failed.fault_name(), Some("InvalidState"), "{failed}");
+        clear(&lab);
+
+        for (when, name, done) in [("before", "dropped-before", false), ("after", "dropped-after", true)] {
+            rule(&lab, &["--method", "CreateFolder", "--times", "1", "--drop", when]);
+            let broken = make_folder(&session, name).await.unwrap_err();
+            assert!(matches!(broken, Error::Unreachable { .. }), "{when}: {broken:?}");
+            assert_eq!(exists(&session, name).await, done, "{when}");
+            clear(&lab);
+        }
+
+        // The client logs in again within the call.
+        rule(&lab, &["--method", "CreateFolder", "--times", "1", "--expire-session"]);
+        make_folder(&session, "after-expiry").await.unwrap();
+        clear(&lab);
+        // And a login that fails then is told.
+        rule(&lab, &["--method", "CreateFolder", "--times", "1", "--expire-session"]);
+        rule(&lab, &["--method", "Login", "--times", "1", "--fault", "InvalidLogin"]);
+        let failed = make_folder(&session, "never").await.unwrap_err();
+        assert_eq!(failed.fault_name(), Some("InvalidLogin"), "{failed}");
+        clear(&lab);
+        make_folder(&session, "in-the-end").await.unwrap();
+
+        rule(&lab, &["--method", "CreateFolder", "--delay", "300", "--jitter", "50"]);
+        let begun = Instant::now();
+        make_folder(&session, "slow").await.unwrap();
+        assert!(begun.elapsed() >= Duration::from_millis(300), "{:?}", begun.elapsed());
+        clear(&lab);
+
+        rule(&lab, &["--fill-datastore", "datastore1"]);
+        let store = ManagedObjectReference::new("Datastore", "datastore-10");
+        let read = session.read(&store, &["summary.freeSpace"]).await.unwrap();
+        assert_eq!(read.get::<i64>("summary.freeSpace").unwrap(), Some(0));
+        clear(&lab);
+        let read = session.read(&store, &["summary.freeSpace"]).await.unwrap();
+        assert!(read.get::<i64>("summary.freeSpace").unwrap() > Some(0));
+        session.logout().await.unwrap();
+    });
+    for wrong in [
+        &["faults", "add", "--preset", "no-such"][..],
+        &["faults", "add", "--fill-datastore", "no-such"],
+        &["faults", "add", "--fault", "InvalidState", "--drop", "before"],
+        &["faults", "add", "--method", "CreateFolder"],
+    ] {
+        assert!(!lab.run(wrong).status.success(), "{wrong:?}");
+    }
+}
+
+#[test]
+fn a_vm_dies_by_rule_and_a_vcenter_takes_its_time() {
+    let lab = Lab::bare(&[]);
+    block_on(async {
+        let session = lab.stage.session().await;
+        let vm = make_vm(&session, "mortal").await;
+        rule(&lab, &["--preset", "vcenter"]);
+        let begun = Instant::now();
+        session.run(&methods::PowerOnVMTask { this: vm.clone(), host: None }).await.unwrap();
+        assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
+        clear(&lab);
+
+        rule(&lab, &["--method", "CurrentTime", "--times", "1", "--kill-vm", "mortal"]);
+        let mut watch = session.watch(&vm, &["runtime.powerState"]).await.unwrap();
+        let this = ManagedObjectReference::new("ServiceInstance", "ServiceInstance");
+        session.call(&methods::CurrentTime { this }).await.unwrap();
+        let mut last = None;
+        let off = watch.until(&vm, |state| {
+            last = state.get::<VirtualMachinePowerState>("runtime.powerState")?;
+            Ok::<_, Error>((last == Some(VirtualMachinePowerState::PoweredOff)).then_some(()))
+        });
+        let off = tokio::time::timeout(Duration::from_secs(30), off).await;
+        off.unwrap_or_else(|_| panic!("the VM is still {last:?}")).unwrap();
+        // It can be started again, and goes when it is asked to.
+        session.run(&methods::PowerOnVMTask { this: vm.clone(), host: None }).await.unwrap();
+        session.run(&methods::PowerOffVMTask { this: vm.clone() }).await.unwrap();
+        session.run(&methods::DestroyTask { this: vm }).await.unwrap();
+        session.logout().await.unwrap();
+    });
+}
+
+#[test]
+fn a_daemon_that_starts_anew_keeps_vms_and_inventory() {
+    let lab = Lab::bare(&[]);
+    block_on(async {
+        let session = lab.stage.session().await;
+        let vm = make_vm(&session, "steady").await;
+        session.run(&methods::PowerOnVMTask { this: vm.clone(), host: None }).await.unwrap();
+        let booted = session.read(&vm, &["summary.runtime.powerState"]).await.unwrap();
+        rule(&lab, &["--method", "CreateFolder", "--restart"]);
+        let broken = make_folder(&session, "lost").await.unwrap_err();
+        assert!(matches!(broken, Error::Unreachable { .. }), "{broken:?}");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let after = loop {
+            // The session is gone too: the client logs in again within the call.
+            match session.read(&vm, &["summary.runtime.powerState"]).await {
+                Ok(after) => break after,
+                Err(error) => assert!(Instant::now() < deadline, "the lab is not back: {error}\n{}", lab.log()),
+            }
+            tokio::task::yield_now().await;
+        };
+        assert_eq!(after.properties, booted.properties);
+        assert!(!exists(&session, "lost").await);
+        // The rule is gone with the daemon that had it.
+        make_folder(&session, "found").await.unwrap();
+        session.run(&methods::PowerOffVMTask { this: vm }).await.unwrap();
+        session.logout().await.unwrap();
+    });
+}
+
+#[test]
+fn switches_and_port_groups_outlive_the_daemon() {
+    use vim25::types::{HostNetworkInfo, HostPortGroupSpec};
+    let mut lab = Lab::bare(&["--esxi"]);
+    let system = ManagedObjectReference::new("HostNetworkSystem", "networkSystem-ha-host");
+    let bridges =
+        |lab: &Lab| text(&lab.run(&["exec", "--", "ip", "-br", "link", "show", "type", "bridge"])).lines().count();
+    let before = bridges(&lab);
+    block_on(async {
+        let session = lab.stage.session().await;
+        let (this, vswitch_name) = (system.clone(), "vSwitch1".to_owned());
+        session.call(&methods::AddVirtualSwitch { this, vswitch_name, spec: None }).await.unwrap();
+        let portgrp =
+            HostPortGroupSpec { name: "own".into(), vswitch_name: "vSwitch1".into(), ..HostPortGroupSpec::default() };
+        session.call(&methods::AddPortGroup { this: system.clone(), portgrp }).await.unwrap();
+        session.logout().await.unwrap();
+    });
+    assert_eq!(bridges(&lab), before + 1, "a port group is a bridge");
+    // SAFETY: kill(2) touches no memory; the id is the daemon's own answer.
+    unsafe { libc::kill(lab.daemon(), libc::SIGKILL) };
+    lab.start();
+    block_on(async {
+        let session = lab.stage.session().await;
+        let info = session.read(&system, &["networkInfo"]).await.unwrap();
+        let info: HostNetworkInfo = info.get("networkInfo").unwrap().unwrap();
+        assert!(info.portgroup.iter().any(|p| p.spec.name == "own"), "{info:?}");
+        let (this, vswitch_name) = (system.clone(), "vSwitch1".to_owned());
+        session.call(&methods::RemoveVirtualSwitch { this, vswitch_name }).await.unwrap();
+        session.logout().await.unwrap();
+    });
+    assert_eq!(bridges(&lab), before, "its bridge goes with it");
+}
