@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Arc;
 
-use crate::{Stage, program};
+use crate::{Place, Stage, program};
 
 /// A lab that runs; it is taken down with this value.
 #[derive(Debug)]
@@ -30,8 +31,9 @@ impl Lab {
     pub fn bare(args: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let lab = folder.path().join("lab");
+        let (datacenter, compute) = if args.contains(&"--esxi") { ("ha-datacenter", "") } else { ("dc1", "cluster1") };
+        let place = Place { datacenter, compute, store: "datastore1", bridge: "bridge" };
         let args = args.iter().map(|&a| a.to_owned()).collect();
-        let place = ["--image-store", "datastore1", "--bridge-network", "bridge"].map(str::to_owned).to_vec();
         let stage = Stage {
             target: String::new(),
             thumbprint: String::new(),
@@ -39,6 +41,7 @@ impl Lab {
             password: "s3cret-of-the-lab".into(),
             place,
             folder,
+            said: Arc::default(),
         };
         let mut lab = Self { folder: lab, args, stage };
         lab.start();

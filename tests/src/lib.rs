@@ -10,9 +10,11 @@ pub mod cut;
 pub mod lab;
 pub mod proxy;
 mod run;
+pub mod suite;
 pub mod vcsim;
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 pub use run::{Finished, Running};
 use secret::Secret;
@@ -31,10 +33,34 @@ pub struct Stage {
     pub user: String,
     /// Planted: it must show nowhere.
     pub password: String,
-    /// Options that choose the place of a VCH there.
-    pub place: Vec<String>,
+    /// The place of a VCH there.
+    pub place: Place,
     /// The test's folder: working directory of the programs.
     pub folder: tempfile::TempDir,
+    /// All that the programs under test have said.
+    pub said: Arc<Mutex<String>>,
+}
+
+/// Where a VCH is to be made; an empty name stands for an option that is not given.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    /// The only datacenter.
+    pub datacenter: &'static str,
+    /// `--compute-resource`
+    pub compute: &'static str,
+    /// `--image-store`
+    pub store: &'static str,
+    /// `--bridge-network`
+    pub bridge: &'static str,
+}
+
+impl Place {
+    /// As options.
+    fn args<'a>(self) -> impl Iterator<Item = &'a str> {
+        let options =
+            [("--compute-resource", self.compute), ("--image-store", self.store), ("--bridge-network", self.bridge)];
+        options.into_iter().filter(|(_, value)| !value.is_empty()).flat_map(|(name, value)| [name, value])
+    }
 }
 
 /// A built program of this workspace.
@@ -62,7 +88,7 @@ impl Stage {
         if !args.contains(&"--thumbprint") {
             process.env("VIC_MACHINE_THUMBPRINT", &self.thumbprint);
         }
-        Running::start(process)
+        Running::start(process, Arc::clone(&self.said))
     }
 
     /// Runs `vic-machine` to its end.
@@ -72,10 +98,20 @@ impl Stage {
 
     /// `create` with the place of this stage and an appliance image, then `args`.
     pub fn create_args<'a>(&'a self, name: &'a str, args: &[&'a str]) -> Vec<&'a str> {
-        let mut all = vec!["--name", name];
-        all.extend(self.place.iter().map(String::as_str));
-        all.extend(args);
-        all
+        ["--name", name].into_iter().chain(self.place.args()).chain(args.iter().copied()).collect()
+    }
+
+    /// The same vSphere, with a folder of its own.
+    pub fn beside(&self) -> Self {
+        Self {
+            target: self.target.clone(),
+            thumbprint: self.thumbprint.clone(),
+            user: self.user.clone(),
+            password: self.password.clone(),
+            place: self.place,
+            folder: tempfile::tempdir().unwrap(),
+            said: Arc::default(),
+        }
     }
 
     /// [`Self::picture`] without its last line: a process that was killed could not log out.
@@ -113,6 +149,12 @@ impl Stage {
             for vm in session.contained(root, "VirtualMachine", true, &["name"]).await.unwrap() {
                 all.push(format!("VirtualMachine {}", vm.get::<String>("name").unwrap().unwrap_or_default()));
             }
+            for host in session.contained(root, "HostSystem", true, &["configManager.networkSystem"]).await.unwrap() {
+                let Some(network) = host.get("configManager.networkSystem").unwrap() else { continue };
+                let network = session.read(&network, &["networkInfo.vswitch"]).await.unwrap();
+                let switches: Vec<vim25::types::HostVirtualSwitch> = network.all("networkInfo.vswitch").unwrap();
+                all.extend(switches.into_iter().map(|s| format!("HostVirtualSwitch {}", s.name)));
+            }
             let manager = session.content().session_manager.clone().unwrap();
             let sessions = session.read(&manager, &["sessionList"]).await.unwrap();
             let sessions: Vec<vim25::types::UserSession> = sessions.all("sessionList").unwrap();
@@ -132,16 +174,29 @@ impl Stage {
         self.check_secrets();
     }
 
-    fn check_secrets(&self) {
+    /// No planted secret stands in what the programs said, in a log, or in the list of processes.
+    pub fn check_secrets(&self) {
+        let all = files(self.folder.path());
         let mut planted = vec![self.password.clone()];
-        for key in files(self.folder.path()).into_iter().filter(|f| f.to_string_lossy().ends_with("key.pem")) {
+        for key in all.iter().filter(|f| f.to_string_lossy().ends_with("key.pem")) {
             let pem = std::fs::read_to_string(key).unwrap();
             planted.extend(pem.lines().nth(1).map(str::to_owned));
         }
-        for file in files(&self.wire_log()) {
-            let text = std::fs::read_to_string(&file).unwrap();
+        let mut places = vec![("what was said".to_owned(), self.said.lock().unwrap().clone())];
+        for file in all.iter().filter(|f| f.starts_with(self.wire_log()) || f.extension().is_some_and(|e| e == "log")) {
+            places.push((
+                file.display().to_string(),
+                String::from_utf8_lossy(&std::fs::read(file).unwrap()).into_owned(),
+            ));
+        }
+        for process in std::fs::read_dir("/proc").unwrap().flatten() {
+            // A process may end meanwhile.
+            let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+            places.push((process.path().display().to_string(), String::from_utf8_lossy(&line).into_owned()));
+        }
+        for (place, text) in places {
             for secret in &planted {
-                assert!(!text.contains(secret.as_str()), "a planted secret stands in {}", file.display());
+                assert!(!text.contains(secret.as_str()), "a planted secret stands in {place}");
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 /// How long a program may take before the test gives up on it.
@@ -15,6 +15,7 @@ pub struct Running {
     lines: mpsc::Receiver<String>,
     stdout: Option<std::thread::JoinHandle<String>>,
     said: String,
+    everything: Arc<Mutex<String>>,
 }
 
 /// A program that has ended.
@@ -29,8 +30,8 @@ pub struct Finished {
 }
 
 impl Running {
-    /// Starts it with its output captured.
-    pub fn start(mut command: Command) -> Self {
+    /// Starts it with its output captured; in the end all of it is added to `everything`.
+    pub fn start(mut command: Command, everything: Arc<Mutex<String>>) -> Self {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (sender, lines) = mpsc::channel();
@@ -45,7 +46,7 @@ impl Running {
             let _ = out.read_to_string(&mut text);
             text
         });
-        Self { child, lines, stdout: Some(stdout), said: String::new() }
+        Self { child, lines, stdout: Some(stdout), said: String::new(), everything }
     }
 
     /// Waits until a line on standard error contains `text`.
@@ -94,6 +95,7 @@ impl Running {
         assert!(Instant::now() < deadline, "it did not end; it said:\n{}", self.said);
         let status = self.child.wait().unwrap();
         let stdout = self.stdout.take().unwrap().join().unwrap();
+        self.everything.lock().unwrap().extend([self.said.as_str(), stdout.as_str()]);
         Finished { code: status.code().unwrap_or(-1), stdout, stderr: std::mem::take(&mut self.said) }
     }
 }

@@ -2,8 +2,9 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
-use crate::{Stage, write_iso};
+use crate::{Place, Stage, write_iso};
 
 /// A simulator that runs; it ends when its standard input closes, that is with this value.
 #[derive(Debug)]
@@ -32,8 +33,13 @@ pub enum Shape {
 impl Vcsim {
     /// Starts a simulator whose guests behave as `guest` says (see tests/vcsim/main.go).
     pub fn start(shape: Shape, guest: &str) -> Self {
+        Self::start_with(shape, guest, &[])
+    }
+
+    /// The same with more options.
+    pub fn start_with(shape: Shape, guest: &str, options: &[&str]) -> Self {
         let mut command = Command::new(crate::program("vcsim"));
-        command.args(["-guest", guest]);
+        command.args(["-guest", guest]).args(options);
         if shape == Shape::Esxi {
             command.arg("-esx");
         }
@@ -44,19 +50,18 @@ impl Vcsim {
         let folder = tempfile::tempdir().unwrap();
         let iso = folder.path().join("appliance.iso");
         write_iso(&iso, env!("CARGO_PKG_VERSION"), 1 << 20);
-        let place: &[&str] = match shape {
-            Shape::VCenter => {
-                &["--compute-resource", "DC0_C0", "--image-store", "LocalDS_0", "--bridge-network", "DC0_DVPG0"]
-            }
-            Shape::Esxi => &["--bridge-network", "bridge"],
+        let place = match shape {
+            Shape::VCenter => Place { datacenter: "DC0", compute: "DC0_C0", store: "LocalDS_0", bridge: "DC0_DVPG0" },
+            Shape::Esxi => Place { datacenter: "ha-datacenter", compute: "", store: "", bridge: "bridge" },
         };
         let stage = Stage {
             target: says["url"].as_str().unwrap().to_owned(),
             thumbprint: says["thumbprint"].as_str().unwrap().to_owned(),
             user: "admin".into(),
             password: "s3cret-of-the-test".into(),
-            place: place.iter().map(|&p| p.to_owned()).collect(),
+            place,
             folder,
+            said: Arc::default(),
         };
         Self { child, stage }
     }

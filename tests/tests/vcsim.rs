@@ -1,14 +1,10 @@
 //! vic-machine against govmomi's simulator, with a guest that is played by writing the status keys.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "test helpers")]
 
-use std::net::TcpListener;
-
 use vic_tests::proxy::{Act, Proxy};
+use vic_tests::suite::{self, NAME, TLS};
 use vic_tests::vcsim::{Shape, Vcsim};
-use vic_tests::{Stage, cut, write_iso};
-
-const NAME: &str = "vch1";
-const TLS: [&str; 2] = ["--tls-cname", "vch.example"];
+use vim25::types::methods;
 
 fn create_and_delete(shape: Shape) {
     let sim = Vcsim::start(shape, "play");
@@ -57,85 +53,68 @@ fn create_ls_inspect_delete_on_an_esxi_host_makes_and_removes_the_bridge_network
 
 #[test]
 fn a_dry_run_prints_the_plan_and_changes_nothing() {
-    let sim = Vcsim::start(Shape::VCenter, "play");
-    let before = sim.stage.picture();
-    let plan = sim.stage.vic("create", &sim.stage.create_args(NAME, &[&TLS[..], &["--dry-run"]].concat()));
-    for part in ["VM folder", "vApp", "endpoint VM", "upload", "power on"] {
-        assert!(plan.ended_with(0).stdout.contains(part), "{part}: {}", plan.stdout);
-    }
-    assert_eq!(sim.stage.picture(), before);
-    assert!(!sim.stage.folder.path().join(NAME).exists(), "no certificates are written");
-    sim.stage.check_wire_log();
+    suite::a_dry_run_prints_the_plan_and_changes_nothing(&Vcsim::start(Shape::VCenter, "play").stage);
 }
 
 #[test]
 fn login_and_trust_failures_are_told_apart() {
-    let sim = Vcsim::start(Shape::VCenter, "play");
-    let wrong = Stage {
-        password: "not-it".into(),
-        folder: tempfile::tempdir().unwrap(),
-        target: sim.stage.target.clone(),
-        thumbprint: sim.stage.thumbprint.clone(),
-        user: "admin".into(),
-        place: Vec::new(),
-    };
-    wrong.vic("ls", &[]).ended_with(4).said("InvalidLogin").said("check --user and --password");
-
-    let other = "00:11:22:33:44:55:66:77:88:99:AA:BB:CC:DD:EE:FF:00:11:22:33";
-    let refused = sim.stage.vic("ls", &["--thumbprint", other]);
-    refused.ended_with(4).said(other).said(&sim.stage.thumbprint).said("subject: CN=simulated vCenter");
-    refused.said("issuer:").said("valid:").said("thumbprint does not match");
-
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let unreachable = sim.stage.vic("ls", &["--target", &format!("https://{free}")]);
-    unreachable.ended_with(1).said("cannot reach").said("check that");
+    suite::login_and_trust_failures_are_told_apart(&Vcsim::start(Shape::VCenter, "play").stage);
 }
 
 #[test]
 fn names_that_stand_for_nothing_get_suggestions() {
-    let sim = Vcsim::start(Shape::VCenter, "play");
-    let stage = &sim.stage;
-    let before = stage.picture();
-    let with = |args: &[&str]| stage.vic("create", &[&TLS[..], args].concat());
-    let dc = format!("{}/DC9", stage.target);
-    with(&["--target", &dc]).ended_with(3).said("Datacenter \"DC9\" in --target is not found").said("DC0");
-    with(&["-r", "DC0_C9", "-i", "LocalDS_0", "-b", "DC0_DVPG0"]).ended_with(3).said("DC0_C0");
-    with(&["-r", "DC0_C0", "-i", "LocalDS_9", "-b", "DC0_DVPG0"])
-        .ended_with(3)
-        .said("Suggested values for --image-store: LocalDS_0");
-    with(&["-r", "DC0_C0", "-i", "LocalDS_0", "-b", "DC0_DVPG9"])
-        .ended_with(3)
-        .said("network 'DC0_DVPG9' not found")
-        .said("DC0_DVPG0");
-    with(&["-r", "DC0_C0", "-i", "LocalDS_0", "-b", "DC0_DVPG0", "--public-network", "x"])
-        .ended_with(3)
-        .said("network 'x' not found");
-    // All problems at once.
-    with(&["-r", "DC0_C0", "-i", "nope", "-b", "nope"])
-        .ended_with(3)
-        .said("image-store")
-        .said("bridge-network")
-        .said("2 problems");
-    assert_eq!(stage.picture(), before);
-    stage.check_wire_log();
+    suite::names_that_stand_for_nothing_get_suggestions(&Vcsim::start(Shape::VCenter, "play").stage);
 }
 
 #[test]
 fn bad_values_are_refused_before_anything_is_asked() {
+    suite::bad_values_are_refused_before_anything_is_asked(&Vcsim::start(Shape::VCenter, "play").stage);
+}
+
+#[test]
+fn ctrl_c_at_any_stage_leaves_nothing() {
+    suite::ctrl_c_at_any_stage_leaves_nothing(&Vcsim::start(Shape::VCenter, "silent").stage);
+}
+
+#[test]
+fn a_target_that_dies_in_the_upload_is_told_and_delete_finishes_the_job() {
+    let sim = Vcsim::start(Shape::VCenter, "play");
+    suite::a_target_that_dies_in_the_upload_is_told_and_delete_finishes_the_job(&sim.stage);
+}
+
+/// Without DRS a cluster has neither pools of one's own nor vApps: the VCH shares the cluster's root pool.
+#[test]
+fn on_a_cluster_without_drs_the_vch_shares_the_pool() {
+    let sim = Vcsim::start_with(Shape::VCenter, "play", &["-no-drs"]);
+    let stage = &sim.stage;
+    let before = stage.picture();
+    let create = stage.vic("create", &stage.create_args(NAME, &[&TLS[..], &["--memory", "2048"]].concat()));
+    create.ended_with(0).said("DRS is off").said("--cpu and --memory have no effect");
+    assert!(!create.stderr.contains("create vApp"), "{}", create.stderr);
+    let more: Vec<String> = stage.picture().into_iter().filter(|line| !before.contains(line)).collect();
+    assert_eq!(more, ["Folder /DC0/vm/vch1", "VirtualMachine vch1"]);
+    stage.vic("delete", &["--name", NAME]).ended_with(0);
+    assert_eq!(stage.picture(), before);
+    stage.check_wire_log();
+}
+
+/// A pool that is not ours is not taken for what an interrupted create left, although it is empty and of the VCH's name.
+#[test]
+fn delete_leaves_an_empty_resource_pool_of_the_same_name_alone() {
     let sim = Vcsim::start(Shape::VCenter, "play");
     let stage = &sim.stage;
-    let with = |name: &str, args: &[&str]| stage.vic("create", &stage.create_args(name, &[&TLS[..], args].concat()));
-    with(&"x".repeat(32), &[]).ended_with(3).said("exceeds the permitted 31 characters limit");
-    with("a/b", &[]).ended_with(3).said("contains '/'");
-    with(NAME, &["--appliance-iso", "missing.iso"]).ended_with(3).said("missing.iso cannot be read");
-    let iso = stage.folder.path().join("old.iso");
-    write_iso(&iso, "0.0.1", 1 << 20);
-    with(NAME, &["--appliance-iso", "old.iso"]).ended_with(3).said("is of version \"0.0.1\"");
-    std::fs::File::options().write(true).open(&iso).unwrap().set_len(1 << 19).unwrap();
-    with(NAME, &["--appliance-iso", "old.iso"]).ended_with(3).said("is truncated");
-    with(NAME, &["--no-such-option"]).ended_with(2);
-    with(NAME, &["stray"]).ended_with(2);
-    stage.vic("create", &stage.create_args(NAME, &[])).ended_with(3).said("provide Common Name");
+    vic_tests::block_on(async {
+        let session = stage.session().await;
+        let root = session.content().root_folder.clone();
+        let pools = session.contained(&root, "ResourcePool", true, &["name"]).await.unwrap();
+        let spec = session.read(&pools[0].reference, &["config"]).await.unwrap().require("config").unwrap();
+        let make = methods::CreateResourcePool { this: pools[0].reference.clone(), name: NAME.into(), spec };
+        session.call(&make).await.unwrap();
+        session.logout().await.unwrap();
+    });
+    let before = stage.picture();
+    stage.vic("delete", &["--name", NAME]).ended_with(6);
+    assert_eq!(stage.picture(), before);
 }
 
 #[test]
@@ -153,44 +132,6 @@ fn an_appliance_that_does_not_come_up_is_told_by_its_stage_and_removed() {
         assert!(!sim.stage.folder.path().join(NAME).exists(), "{guest}: no certificates are left");
         sim.stage.check_wire_log();
     }
-}
-
-#[test]
-fn ctrl_c_at_any_stage_leaves_nothing() {
-    let sim = Vcsim::start(Shape::VCenter, "silent");
-    let before = sim.stage.picture();
-    for stage in [
-        "create VM folder",
-        "create vApp",
-        "create endpoint VM",
-        "upload",
-        "attach the ISO",
-        "power on",
-        "wait for the appliance",
-    ] {
-        let mut create = sim.stage.start("create", &sim.stage.create_args(NAME, &TLS));
-        create.wait_for(stage);
-        create.signal(libc::SIGINT);
-        create.finish().ended_with(1).said("interrupted by Ctrl-C");
-        assert_eq!(sim.stage.picture(), before, "after Ctrl-C at {stage:?}");
-    }
-    sim.stage.check_wire_log();
-}
-
-#[test]
-fn a_target_that_dies_in_the_upload_is_told_and_delete_finishes_the_job() {
-    let sim = Vcsim::start(Shape::VCenter, "play");
-    let before = sim.stage.inventory();
-    write_iso(&sim.stage.folder.path().join("appliance.iso"), env!("CARGO_PKG_VERSION"), 32 << 20);
-    let real = sim.stage.target.trim_start_matches("https://").parse().unwrap();
-    let flaky = format!("https://{}", cut::relay(real, 8 << 20));
-    let args = sim.stage.create_args(NAME, &[&TLS[..], &["--target", &flaky]].concat());
-    sim.stage.vic("create", &args).ended_with(1).said("cannot upload").said("run vic-machine delete");
-    // Its session could not be closed: the way was cut.
-    let left = sim.stage.picture();
-    assert!(left.iter().any(|l| l == "VirtualMachine vch1"), "{left:?}");
-    sim.stage.vic("delete", &["--name", NAME]).ended_with(0);
-    assert_eq!(sim.stage.inventory(), before);
 }
 
 /// A stage whose calls go through a proxy.
@@ -295,31 +236,38 @@ fn create_failed_at_every_call_leaves_nothing_on_esxi() {
 }
 
 /// Kills and fails delete at each call that changes something; then the same command again finishes the job.
-#[test]
-fn delete_disturbed_at_every_call_is_finished_by_the_next() {
-    for shape in [Shape::VCenter, Shape::Esxi] {
-        let (sim, proxy) = disturbed(shape);
-        let stage = &sim.stage;
-        let before = stage.inventory();
-        let args = stage.create_args(NAME, &TLS);
-        for act in [Act::KillBefore, Act::KillAfter, Act::Fail, Act::DropAfter] {
-            for nth in 0.. {
-                stage.vic("create", &args).ended_with(0);
-                let victim = proxy.arm(nth, act);
-                let delete = stage.start("delete", &["--name", NAME]);
-                victim.set(delete.id()).unwrap();
-                let ended = delete.finish();
-                let Some(call) = proxy.disarm() else {
-                    ended.ended_with(0);
-                    break;
-                };
-                assert_ne!(ended.code, 0, "{act:?} {call}");
-                let again = stage.vic("delete", &["--name", NAME]);
-                // All of it was gone already when the last call was the one.
-                assert!([0, 6].contains(&again.code), "{act:?} {call} ({nth}): {}", again.stderr);
-                assert_eq!(stage.inventory(), before, "{act:?} {call} ({nth})");
-            }
+fn delete_disturbed_at_every_call(shape: Shape) {
+    let (sim, proxy) = disturbed(shape);
+    let stage = &sim.stage;
+    let before = stage.inventory();
+    let args = stage.create_args(NAME, &TLS);
+    for act in [Act::KillBefore, Act::KillAfter, Act::Fail, Act::DropAfter] {
+        for nth in 0.. {
+            stage.vic("create", &args).ended_with(0);
+            let victim = proxy.arm(nth, act);
+            let delete = stage.start("delete", &["--name", NAME]);
+            victim.set(delete.id()).unwrap();
+            let ended = delete.finish();
+            let Some(call) = proxy.disarm() else {
+                ended.ended_with(0);
+                break;
+            };
+            assert_ne!(ended.code, 0, "{act:?} {call}");
+            let again = stage.vic("delete", &["--name", NAME]);
+            // All of it was gone already when the last call was the one.
+            assert!([0, 6].contains(&again.code), "{act:?} {call} ({nth}): {}", again.stderr);
+            assert_eq!(stage.inventory(), before, "{act:?} {call} ({nth})");
         }
-        stage.check_wire_log();
     }
+    stage.check_wire_log();
+}
+
+#[test]
+fn delete_disturbed_at_every_call_is_finished_by_the_next_on_vcenter() {
+    delete_disturbed_at_every_call(Shape::VCenter);
+}
+
+#[test]
+fn delete_disturbed_at_every_call_is_finished_by_the_next_on_esxi() {
+    delete_disturbed_at_every_call(Shape::Esxi);
 }

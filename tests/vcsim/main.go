@@ -1,6 +1,6 @@
 // An independent vSphere to test against: the simulator package of govmomi, with a guest that is played.
 //
-// usage: vcsim [-esx] [-guest play|silent|no-address|off]
+// usage: vcsim [-esx] [-no-drs] [-guest play|silent|no-address|off]
 //
 // Prints one line of JSON (url, thumbprints of its certificate) once it listens, and ends when its standard input does.
 // When a VM that carries guestinfo.vic.config powers on, the guest is played by writing the status keys as the
@@ -140,6 +140,7 @@ func certificate() tls.Certificate {
 func main() {
 	esx := flag.Bool("esx", false, "an ESXi host instead of a vCenter")
 	mode := flag.String("guest", "play", "how the guest behaves")
+	noDrs := flag.Bool("no-drs", false, "DRS is off on the cluster")
 	flag.Parse()
 	log.SetOutput(io.Discard)
 
@@ -156,6 +157,10 @@ func main() {
 		os.Exit(1)
 	}
 	defer model.Remove()
+	if *noDrs {
+		cluster := simulator.Map.Any("ClusterComputeResource").(*simulator.ClusterComputeResource)
+		cluster.ConfigurationEx.(*types.ClusterConfigInfoEx).DrsConfig.Enabled = types.NewBool(false)
+	}
 	simulator.Map.AddHandler(&guest{mode: *mode})
 	model.Service.TLS = &tls.Config{Certificates: []tls.Certificate{certificate()}}
 	// Only this user may log in.

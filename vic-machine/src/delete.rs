@@ -22,7 +22,7 @@ pub(crate) async fn run(args: &DeleteArgs, session: &Session, printer: Printer) 
         let found = vch::one(session, &inventory, &args.which).await?;
         let leftovers = match (&found, &args.which.id) {
             (None, Some(_)) => Vec::new(),
-            _ => leftovers(&inventory, &args.which.name, found.as_ref()),
+            _ => leftovers(session, &inventory, &args.which.name, found.as_ref()),
         };
         if found.is_none() && leftovers.is_empty() {
             return vch::require(session, &inventory, &args.which).await.map(drop);
@@ -109,7 +109,12 @@ async fn check(args: &DeleteArgs, session: &Session, vch: &Vch) -> Result<(), Pr
 }
 
 /// The VCH's vApp or pool and its folder: those its configuration names, and those of its name.
-pub(crate) fn leftovers(inventory: &Inventory, name: &str, found: Option<&Vch>) -> Vec<ManagedObjectReference> {
+pub(crate) fn leftovers(
+    session: &Session,
+    inventory: &Inventory,
+    name: &str,
+    found: Option<&Vch>,
+) -> Vec<ManagedObjectReference> {
     let name = found.map_or(name, |v| v.name.as_str());
     let config = found.and_then(|v| v.config.as_ref().ok());
     let mut out: Vec<ManagedObjectReference> = Vec::new();
@@ -118,9 +123,10 @@ pub(crate) fn leftovers(inventory: &Inventory, name: &str, found: Option<&Vch>) 
             let own = match (config, kind) {
                 (Some(c), "Folder") => node.reference.value == c.vsphere.folder,
                 (Some(c), _) => node.reference.value == c.vsphere.pool,
-                // Without a configuration only what bears our mark of kind counts: a vApp, or a folder of VMs.
+                // Without a configuration only what create makes there counts: a folder of VMs, and a vApp, or on a lone
+                // ESXi host, which has no vApps, a pool.
                 (None, "Folder") => inventory.path(&node.reference).split('/').nth(2) == Some("vm"),
-                (None, _) => node.parent.is_some(),
+                (None, _) => node.reference.kind == "VirtualApp" || !session.is_vcenter(),
             };
             if own {
                 out.push(node.reference.clone());

@@ -4,9 +4,8 @@ use std::time::{Duration, Instant};
 
 use vic_tests::block_on;
 use vic_tests::lab::{ADDRESS, Lab, text};
+use vic_tests::suite::NAME;
 use vim25::types::{ManagedObjectReference, methods};
-
-const NAME: &str = "vch1";
 
 fn create(lab: &Lab) -> serde_json::Value {
     let ip = format!("{ADDRESS}/24");
@@ -79,6 +78,7 @@ fn the_vch_survives_a_reset_of_its_vm_and_the_death_of_the_labs_daemon() {
     let mut lab = Lab::up(&[]);
     let created = create(&lab);
     docker_answers(&lab);
+    lab.stage.check_secrets();
     let vm = ManagedObjectReference::new("VirtualMachine", created["id"].as_str().unwrap());
     block_on(async {
         let session = lab.stage.session().await;
@@ -107,4 +107,5 @@ fn a_vch_on_a_lone_esxi_host() {
     assert_eq!(listed["vchs"][0]["state"], "ready", "{listed}");
     lab.stage.vic("delete", &["--name", NAME]).ended_with(0);
     assert_eq!(lab.stage.picture(), before, "delete leaves the inventory as it was before create");
+    lab.stage.check_wire_log();
 }

@@ -36,7 +36,7 @@ pub(crate) async fn settle(
         return Ok(Some(found));
     }
     printer.info(format!("An earlier create of VCH {:?} was interrupted: undoing it first", found.name));
-    let leftovers = delete::leftovers(&inventory, &found.name, Some(&found));
+    let leftovers = delete::leftovers(session, &inventory, &found.name, Some(&found));
     delete::everything(session, &inventory, Some(&found), &leftovers, printer).await?;
     Ok(None)
 }

@@ -38,6 +38,9 @@ pub(crate) struct Site {
     pub(crate) found_pool: Option<ManagedObjectReference>,
 }
 
+/// Networks that reach every host of a cluster, as containers on different hosts need.
+const BRIDGES: &[&str] = &["DistributedVirtualPortgroup", "OpaqueNetwork"];
+
 /// What holds the VCH's VMs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Housing {
@@ -312,10 +315,16 @@ impl Check<'_> {
                     *bridge_to_make = self.new_switch(&flag, &wanted.network, hosts).await?;
                     continue;
                 }
-                Lookup::NotFound(names) => {
+                Lookup::NotFound(mut names) => {
+                    let bridge = wanted.role == Role::Bridge;
+                    if bridge {
+                        names = self
+                            .inventory
+                            .suggestions(&self.inventory.candidates(BRIDGES, Some(&datacenter.reference)));
+                    }
                     let mut problem = vch::not_found(&flag, &wanted.network, &names);
                     problem.what = format!("{flag}: network '{}' not found", wanted.network);
-                    if wanted.role == Role::Bridge && self.session.is_vcenter() {
+                    if bridge {
                         problem.why.push(
                             "An existing distributed port group or opaque network must be specified for bridge network on vCenter"
                                 .into(),
@@ -372,7 +381,7 @@ impl Check<'_> {
         members: &[ManagedObjectReference],
         hosts: Option<&[ManagedObjectReference]>,
     ) {
-        if !matches!(node.reference.kind.as_str(), "DistributedVirtualPortgroup" | "OpaqueNetwork") {
+        if !BRIDGES.contains(&node.reference.kind.as_str()) {
             self.problems.push(
                 Problem::validation(format!("{flag}: {:?} is a port group of a standard switch", node.name))
                     .why("An existing distributed port group or opaque network must be specified for bridge network on vCenter")
