@@ -6,7 +6,7 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$ROOT"
 TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
 STATIC=x86_64-unknown-linux-gnu
-PYVMOMI=9.1.1.0
+PYTHON="pyvmomi==9.1.1.0 jsonschema==4.26.0"
 export DEBIAN_FRONTEND=noninteractive
 
 say() { printf '\n== %s\n' "$*"; }
@@ -53,10 +53,12 @@ setup_docker() { command -v docker >/dev/null || packages docker.io; }
 setup_tests() {
     packages golang-go golang-github-vmware-govmomi-dev open-vm-tools e2fsprogs
     setup_docker
-    if ! "$TARGET/venv/bin/python3" -c 'import pyVmomi' 2>/dev/null; then
-        say "installing pyvmomi"
+    if [ "$(cat "$TARGET/venv/has" 2>/dev/null)" != "$PYTHON" ]; then
+        say "installing $PYTHON"
         python3 -m venv "$TARGET/venv"
-        "$TARGET/venv/bin/pip" install -q --disable-pip-version-check "pyvmomi==$PYVMOMI"
+        # shellcheck disable=SC2086
+        "$TARGET/venv/bin/pip" install -q --disable-pip-version-check $PYTHON
+        echo "$PYTHON" >"$TARGET/venv/has"
     fi
     export PATH="$TARGET/venv/bin:$PATH"
     command -v cargo-nextest >/dev/null || cargo install --quiet --locked cargo-nextest

@@ -93,7 +93,14 @@ impl Stage {
 
     /// Runs `vic-machine` to its end.
     pub fn vic(&self, command: &str, args: &[&str]) -> Finished {
-        self.start(command, args).finish()
+        let finished = self.start(command, args).finish();
+        if args.windows(2).any(|w| w == ["--output", "json"]) {
+            let folder = self.folder.path().join("json");
+            std::fs::create_dir_all(&folder).unwrap();
+            let number = std::fs::read_dir(&folder).unwrap().count();
+            std::fs::write(folder.join(format!("{number}-{command}")), &finished.stdout).unwrap();
+        }
+        finished
     }
 
     /// `create` with the place of this stage and an appliance image, then `args`.
@@ -171,7 +178,22 @@ impl Stage {
         let output = std::process::Command::new("python3").arg(&tool).arg(self.wire_log()).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "vim25_check: {text}{}", String::from_utf8_lossy(&output.stderr));
+        self.check_documents();
         self.check_secrets();
+    }
+
+    /// Every document of `--output json` is as the published schema says.
+    fn check_documents(&self) {
+        let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference/vic-machine.schema.json");
+        let mut command = std::process::Command::new("python3");
+        command.args(["-W", "ignore", "-m", "jsonschema"]);
+        for document in files(&self.folder.path().join("json")) {
+            command.arg("-i").arg(document);
+        }
+        if command.get_args().any(|a| a == "-i") {
+            let output = command.arg(schema).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
     }
 
     /// No planted secret stands in what the programs said, in a log, or in the list of processes.

@@ -71,6 +71,21 @@ pub fn bad_values_are_refused_before_anything_is_asked(stage: &Stage) {
     with(NAME, &["--appliance-iso", "old.iso"]).ended_with(3).said("is of version \"0.0.1\"");
     std::fs::File::options().write(true).open(&iso).unwrap().set_len(1 << 19).unwrap();
     with(NAME, &["--appliance-iso", "old.iso"]).ended_with(3).said("is truncated");
+    let pair = |name: &str, days: i64| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec!["vch.example".to_owned()]).unwrap();
+        params.not_after = time::OffsetDateTime::now_utc() + time::Duration::days(days);
+        params.not_before = params.not_after - time::Duration::days(9);
+        let path = |kind: &str| stage.folder.path().join(format!("{name}.{kind}"));
+        std::fs::write(path("crt"), params.self_signed(&key).unwrap().pem()).unwrap();
+        std::fs::write(path("key"), key.serialize_pem()).unwrap();
+    };
+    pair("late", -1);
+    pair("good", 1);
+    let files = |cert: &str, key: &str| with(NAME, &["--tls-server-cert", cert, "--tls-server-key", key]);
+    files("late.crt", "late.key").ended_with(3).said("has expired");
+    files("good.crt", "late.key").ended_with(3).said("do not belong together");
+    files("good.key", "good.crt").ended_with(3).said("PEM inputs may have been switched");
     with(NAME, &["--no-such-option"]).ended_with(2);
     with(NAME, &["stray"]).ended_with(2);
     stage.vic("create", &stage.create_args(NAME, &[])).ended_with(3).said("provide Common Name");

@@ -32,10 +32,15 @@ fn create_and_delete(shape: Shape) {
     stage.vic("inspect", &["--id", id]).ended_with(0);
 
     stage.vic("create", &args).ended_with(7).said("already exists");
+    let plan = stage.vic("delete", &["--name", NAME, "--dry-run", "--output", "json"]);
+    assert_eq!(plan.ended_with(0).json()["steps"][0]["step"].as_str().map(|s| s != "house"), Some(true));
+    let plan = stage.create_args("other", &[&TLS[..], &["--dry-run", "--output", "json"]].concat());
+    assert_eq!(stage.vic("create", &plan).ended_with(0).json()["name"], "other");
 
     let plan = stage.vic("delete", &["--name", NAME, "--dry-run"]);
     assert!(plan.ended_with(0).stdout.contains("endpoint VM"), "{}", plan.stdout);
-    stage.vic("delete", &["--name", NAME]).ended_with(0);
+    let deleted = stage.vic("delete", &["--name", NAME, "--output", "json"]).ended_with(0).json();
+    assert_eq!(deleted["deleted"], NAME);
     assert_eq!(stage.picture(), before, "delete leaves the inventory as it was before create");
     stage.vic("delete", &["--name", NAME]).ended_with(6);
     stage.check_wire_log();

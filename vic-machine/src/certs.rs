@@ -239,7 +239,7 @@ impl Request {
         if out.server_key_pem.reveal().contains("BEGIN CERTIFICATE") {
             return Err(Problem::validation(format!("{} holds no private key", key_path.display()))
                 .why("found a certificate rather than a key in the PEM for the private key")
-                .remedy("the PEM inputs may have been switched: exchange --tls-server-cert and --tls-server-key"));
+                .remedy(SWITCHED));
         }
         let key = KeyPair::from_pem(out.server_key_pem.reveal())
             .map_err(|e| Problem::validation(format!("{} holds no usable private key", key_path.display())).why(e))?;
@@ -350,15 +350,20 @@ fn read(path: &Path) -> Result<String, Problem> {
     std::fs::read_to_string(path).map_err(|e| Problem::validation(format!("{} cannot be read", path.display())).why(e))
 }
 
+const SWITCHED: &str = "the PEM inputs may have been switched: exchange the files of certificate and key";
+
 fn certificates(path: &Path, pem: &str) -> Result<Vec<Vec<u8>>, Problem> {
     use rustls::pki_types::CertificateDer;
     use rustls::pki_types::pem::PemObject as _;
     let ders: Vec<Vec<u8>> =
         CertificateDer::pem_slice_iter(pem.as_bytes()).filter_map(Result::ok).map(|d| d.to_vec()).collect();
     if ders.is_empty() {
-        return Err(Problem::validation(format!("{} holds no certificate", path.display()))
-            .why("Unable to load certificate data: no PEM block CERTIFICATE")
-            .remedy("give a certificate in PEM form"));
+        let problem = Problem::validation(format!("{} holds no certificate", path.display()));
+        return Err(if pem.contains("PRIVATE KEY-----") {
+            problem.why("found a private key rather than a certificate").remedy(SWITCHED)
+        } else {
+            problem.why("no PEM block CERTIFICATE").remedy("give a certificate in PEM form")
+        });
     }
     Ok(ders)
 }
@@ -534,7 +539,7 @@ mod tests {
         let switched = Request { server_cert: Some(cert.clone()), server_key: Some(cert.clone()), ..good.clone() };
         assert!(why(&switched).contains("found a certificate rather than a key"), "{}", why(&switched));
         let swapped = Request { server_cert: Some(key.clone()), server_key: Some(cert.clone()), ..good.clone() };
-        assert!(why(&swapped).contains("holds no certificate"), "{}", why(&swapped));
+        assert!(why(&swapped).contains("a private key rather than a certificate"), "{}", why(&swapped));
         let half = Request { server_cert: Some(cert), ..good.clone() };
         assert!(why(&half).contains("must be given together"));
         std::fs::write(&key, KeyPair::generate().unwrap().serialize_pem()).unwrap();

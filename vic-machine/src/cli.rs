@@ -389,6 +389,17 @@ mod tests {
     }
 
     #[test]
+    fn the_reference_names_every_command_and_option() {
+        let page = include_str!("../../docs/reference/vic-machine.md");
+        for command in definition().get_subcommands() {
+            assert!(page.contains(command.get_name()), "{}", command.get_name());
+            for option in command.get_arguments().filter_map(clap::Arg::get_long).filter(|o| *o != "help") {
+                assert!(page.contains(&format!("`--{option}`")), "--{option} of {}", command.get_name());
+            }
+        }
+    }
+
+    #[test]
     fn the_originals_spellings_work() {
         let args = create(&["-target", "vc", "-mem=4096", "--bnr", "10.0.0.0/8", "-kv", "-n", "x", "-b", "br"]);
         assert_eq!(args.target.target.as_deref(), Some("vc"));

@@ -31,7 +31,8 @@ pub(crate) async fn run(args: &DeleteArgs, session: &Session, printer: Printer) 
             check(args, session, vch).await?;
         }
         if args.dry_run {
-            show(&inventory, found.as_ref(), &leftovers, printer);
+            let name = found.as_ref().map_or(&args.which.name, |v| &v.name);
+            show(name, &inventory, found.as_ref(), &leftovers, printer);
             return Ok(());
         }
         if let (Some(vch), false) = (&found, args.force) {
@@ -144,18 +145,27 @@ fn datacenter(inventory: &Inventory, pool: &ManagedObjectReference) -> Result<Ma
         .ok_or_else(|| Problem::new(Exit::NotFound, format!("the datacenter of pool {} cannot be found", pool.value)))
 }
 
-fn show(inventory: &Inventory, found: Option<&Vch>, leftovers: &[ManagedObjectReference], printer: Printer) {
+fn show(
+    name: &str,
+    inventory: &Inventory,
+    found: Option<&Vch>,
+    leftovers: &[ManagedObjectReference],
+    printer: Printer,
+) {
     printer.data("Plan (nothing has been changed):");
     let mut steps = Vec::new();
     if let Some(vch) = found {
         if let Some(made) = vch.config.as_ref().ok().and_then(|c| c.bridge.made.as_ref()) {
-            steps.push(format!("remove switch and port group {:?}, which create made", made.name));
+            steps.push(("bridge", format!("remove switch and port group {:?}, which create made", made.name)));
         }
-        steps.push(format!("power off and destroy endpoint VM {:?} ({}), with its ISOs", vch.name, vch.vm.value));
+        let what = format!("power off and destroy endpoint VM {:?} ({}), with its ISOs", vch.name, vch.vm.value);
+        steps.push(("endpoint", what));
     }
-    steps.extend(leftovers.iter().map(|l| format!("remove {} {} when it is empty", l.kind, inventory.path(l))));
-    for (i, step) in steps.iter().enumerate() {
-        printer.data(format!("  {}. {step}", i + 1));
+    let remains = |l: &ManagedObjectReference| format!("remove {} {} when it is empty", l.kind, inventory.path(l));
+    steps.extend(leftovers.iter().map(|l| ("house", remains(l))));
+    for (i, (_, what)) in steps.iter().enumerate() {
+        printer.data(format!("  {}. {what}", i + 1));
     }
-    printer.json(&serde_json::json!({"ok": true, "dry_run": true, "steps": steps}));
+    let steps: Vec<_> = steps.iter().map(|(step, what)| serde_json::json!({"step": step, "what": what})).collect();
+    printer.json(&serde_json::json!({"ok": true, "dry_run": true, "name": name, "steps": steps}));
 }

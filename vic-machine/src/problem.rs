@@ -4,7 +4,7 @@ use std::fmt;
 
 use vim25::Error;
 
-/// What `vic-machine` ends with.  Part of its interface: see `docs/reference/exit-codes.md`.
+/// What `vic-machine` ends with.  Part of its interface: see `docs/reference/vic-machine.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Exit {
     Failed = 1,

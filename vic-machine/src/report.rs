@@ -113,7 +113,7 @@ pub(crate) fn vch(printer: Printer, vch: &Vch, host: &str, env: &Environment<'_>
     printer.json(&document(vch, host, env, file));
 }
 
-/// The same as a document; `docs/reference/json.md` describes it.
+/// The same as a document; `docs/reference/vic-machine.schema.json` describes it.
 fn document(vch: &Vch, host: &str, env: &Environment<'_>, file: Option<&Path>) -> serde_json::Value {
     serde_json::json!({
         "ok": true,
