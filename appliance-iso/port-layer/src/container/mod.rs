@@ -1,0 +1,16 @@
+//! Containers: one VM each.
+//!
+//! ```text
+//!            start            process runs          process ends, or the VM goes off
+//! Created ----------> Starting ----------> Running ------------------------------> Exited
+//!    ^                   |                                                         |  |
+//!    +--- never ran -----+                  Starting <----------- start -----------+  |
+//!                                           Removing <-- remove, from any ------------+
+//! ```
+//! [`phase`] reads where a container stands from what vSphere and the guest say; [`admission`] says what may be done there;
+//! [`table`] is the cache that answers questions.
+
+pub mod admission;
+pub mod phase;
+pub mod record;
+pub mod table;

@@ -1,0 +1,6 @@
+//! The port layer: containers, images, volumes and networks expressed as vSphere objects.
+//!
+//! vSphere is the database.  What is kept here is a cache, which one reconciler owns: it reads, compares, repairs; every
+//! question is answered from it, and only changes go to vSphere.
+
+pub mod container;
