@@ -20,10 +20,12 @@ pub struct Lab {
 pub const ADDRESS: &str = "192.168.120.10";
 
 impl Lab {
-    /// Starts a lab with an appliance image beside it; `args` go to `vic-lab up`.
+    /// Starts a lab with the images beside it; `args` go to `vic-lab up`.
     pub fn up(args: &[&str]) -> Self {
         let lab = Self::bare(args);
-        std::fs::copy(program("appliance.iso"), lab.stage.folder.path().join("appliance.iso")).unwrap();
+        for iso in ["appliance.iso", "bootstrap.iso"] {
+            std::fs::copy(program(iso), lab.stage.folder.path().join(iso)).unwrap();
+        }
         lab
     }
 

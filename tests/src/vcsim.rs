@@ -48,8 +48,9 @@ impl Vcsim {
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let says: serde_json::Value = serde_json::from_str(&line).unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let iso = folder.path().join("appliance.iso");
-        write_iso(&iso, env!("CARGO_PKG_VERSION"), 1 << 20);
+        for iso in ["appliance.iso", "bootstrap.iso"] {
+            write_iso(&folder.path().join(iso), env!("CARGO_PKG_VERSION"), 1 << 20);
+        }
         let place = match shape {
             Shape::VCenter => Place { datacenter: "DC0", compute: "DC0_C0", store: "LocalDS_0", bridge: "DC0_DVPG0" },
             Shape::Esxi => Place { datacenter: "ha-datacenter", compute: "", store: "", bridge: "bridge" },

@@ -154,6 +154,9 @@ pub(crate) struct CreateArgs {
     /// Appliance image; looked for here, then beside this program
     #[arg(long, alias = "ai", value_name = "FILE", default_value = "appliance.iso", help_heading = "Storage")]
     pub(crate) appliance_iso: PathBuf,
+    /// Boot image of containers; looked for likewise
+    #[arg(long, alias = "bi", value_name = "FILE", default_value = "bootstrap.iso", help_heading = "Storage")]
+    pub(crate) bootstrap_iso: PathBuf,
 
     /// Port group of the containers' bridge network; default: the VCH's name
     #[arg(long, short = 'b', value_name = "NAME", help_heading = "Networks")]

@@ -17,6 +17,8 @@ const PUBLISHER: std::ops::Range<usize> = 318..446;
 /// An ISO file that has been looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Iso {
+    /// What it boots: `appliance` or `bootstrap`.
+    pub(crate) kind: &'static str,
     pub(crate) path: PathBuf,
     /// Its size in bytes.
     pub(crate) size: u64,
@@ -26,8 +28,8 @@ pub(crate) struct Iso {
 
 impl Iso {
     /// Looks at the file.
-    pub(crate) fn open(flag: &str, path: &Path) -> Result<Self, Problem> {
-        let name = path.display();
+    pub(crate) fn open(kind: &'static str, path: &Path) -> Result<Self, Problem> {
+        let (name, flag) = (path.display(), format!("--{kind}-iso"));
         let unreadable = |e: std::io::Error| {
             Problem::validation(format!("{flag}: {name} cannot be read"))
                 .why(e)
@@ -51,11 +53,12 @@ impl Iso {
         }
         let publisher = String::from_utf8_lossy(&sector[PUBLISHER]).trim().to_owned();
         let version = publisher.split_whitespace().last().unwrap_or("").to_owned();
-        Ok(Self { path: path.to_owned(), size, version })
+        Ok(Self { kind, path: path.to_owned(), size, version })
     }
 
     /// The name of the file on the datastore: versions stand beside each other there.
-    pub(crate) fn upload_name(&self, kind: &str) -> String {
+    pub(crate) fn upload_name(&self) -> String {
+        let kind = self.kind;
         let safe: String = self
             .version
             .chars()
@@ -87,15 +90,15 @@ pub(crate) mod tests {
         let path = dir.path().join("appliance.iso");
         let open = |bytes: &[u8]| {
             std::fs::write(&path, bytes).unwrap();
-            Iso::open("--appliance-iso", &path).map_err(|p| p.to_string())
+            Iso::open("appliance", &path).map_err(|p| p.to_string())
         };
         let whole = image("1.2.3", 20);
         let iso = open(&whole).unwrap();
-        assert_eq!((iso.version.as_str(), iso.upload_name("appliance").as_str()), ("1.2.3", "appliance-1.2.3.iso"));
+        assert_eq!((iso.version.as_str(), iso.upload_name().as_str()), ("1.2.3", "appliance-1.2.3.iso"));
         assert!(open(&whole[..18 * 2048]).unwrap_err().contains("truncated"));
         assert!(open(&whole[..100]).unwrap_err().contains("no ISO 9660"));
         assert!(open(b"").unwrap_err().contains("no ISO 9660"));
-        let missing = Iso::open("--appliance-iso", &dir.path().join("none.iso")).unwrap_err();
+        let missing = Iso::open("appliance", &dir.path().join("none.iso")).unwrap_err();
         assert!(missing.to_string().contains("cannot be read"), "{missing}");
     }
 }

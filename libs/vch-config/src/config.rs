@@ -186,6 +186,9 @@ pub enum ApiTls {
 pub struct StorageConfig {
     /// Image store, `[datastore] folder`.
     pub image_store: String,
+    /// The containers' boot image, `[datastore] folder/file`.
+    #[serde(default)]
+    pub bootstrap_iso: String,
     /// Volume stores.
     #[serde(default)]
     pub volume_stores: Vec<VolumeStore>,

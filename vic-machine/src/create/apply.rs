@@ -266,7 +266,7 @@ fn new_vm(plan: &Plan, lease: &mut Lease, made: &Made) -> VirtualMachineConfigSp
         memory_allocation: Some(ResourceAllocationInfo { reservation: Some(memory), ..Default::default() }),
         // The document stands there from the first moment on: whatever happens next, this VM is known as a VCH.
         extra_config: vec![
-            option(KEY_CONFIG, config(plan, made, &image_store(plan, None), &[]).to_text()),
+            option(KEY_CONFIG, config(plan, made, None, &[]).to_text()),
             lease.option(),
             option("answer.msg.serial.file.open", "Append".into()),
             option("disk.EnableUUID", "TRUE".into()),
@@ -310,10 +310,18 @@ fn nic(key: i32, network: &Network) -> AnyVirtualDevice {
     VirtualVmxnet3 { base: VirtualVmxnet { base: card }, ..Default::default() }.into()
 }
 
-fn config(plan: &Plan, made: &Made, image_store: &DatastorePath, macs: &[(String, String)]) -> vch_config::VchConfig {
+/// The configuration as far as it is known; `vm_files` is the folder of the endpoint VM.
+fn config(
+    plan: &Plan,
+    made: &Made,
+    vm_files: Option<&DatastorePath>,
+    macs: &[(String, String)],
+) -> vch_config::VchConfig {
     let folder = made.folder.as_ref().map_or("", |f| &f.value);
     let pool = made.pool.as_ref().unwrap_or(&plan.site.parent_pool);
-    plan.config(made.bridge.as_ref(), folder, &pool.value, image_store, macs)
+    let images = image_store(plan, vm_files);
+    let bootstrap = vm_files.unwrap_or(&images).join(&plan.settings.bootstrap.upload_name());
+    plan.config(made.bridge.as_ref(), folder, &pool.value, &images, &bootstrap, macs)
 }
 
 /// The folder of the endpoint VM's files.
@@ -341,11 +349,13 @@ async fn upload(
     printer: Printer,
     vm: &ManagedObjectReference,
 ) -> Result<(), vim25::Error> {
-    let iso = &plan.settings.appliance;
-    let file = vm_files(session, vm).await?.join(&iso.upload_name("appliance"));
-    let activity = printer.upload(&format!("upload {} to {file}", iso.path.display()), iso.size);
-    session.upload(&iso.path, &plan.site.datacenter_path, &file, activity.position()).await?;
-    activity.done();
+    let files = vm_files(session, vm).await?;
+    for iso in plan.settings.images() {
+        let file = files.join(&iso.upload_name());
+        let activity = printer.upload(&format!("upload {} to {file}", iso.path.display()), iso.size);
+        session.upload(&iso.path, &plan.site.datacenter_path, &file, activity.position()).await?;
+        activity.done();
+    }
     Ok(())
 }
 
@@ -389,12 +399,12 @@ async fn bridge(plan: &Plan, session: &Session, vm: &ManagedObjectReference) -> 
 async fn configure(plan: &Plan, session: &Session, lease: &mut Lease, made: &Made) -> Result<(), Failed> {
     let vm = made.vm()?;
     let files = vm_files(session, vm).await?;
-    let iso = files.join(&plan.settings.appliance.upload_name("appliance"));
+    let iso = files.join(&plan.settings.appliance.upload_name());
     let object = session.read(vm, &["config.hardware.device"]).await?;
     let devices: Vec<AnyVirtualDevice> = object.all("config.hardware.device")?;
     let ide = devices.iter().find(|d| matches!(d, AnyVirtualDevice::VirtualIDEController(_))).map(|d| d.key);
     let macs = macs(plan, made, &object)?;
-    let config = config(plan, made, &image_store(plan, Some(&files)), &macs);
+    let config = config(plan, made, Some(&files), &macs);
     let cdrom_backing = VirtualCdromIsoBackingInfo {
         base: VirtualDeviceFileBackingInfo {
             base: VirtualDeviceBackingInfo {},

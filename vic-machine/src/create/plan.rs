@@ -11,6 +11,7 @@ use vim25::trust::Trust;
 use super::settings::Settings;
 use super::site::{Housing, Network, Site};
 use crate::certs::Mode;
+use crate::iso::Iso;
 use crate::printer::Printer;
 
 /// What will be done.
@@ -92,8 +93,8 @@ impl Plan {
                 )
             }
             Step::Upload => {
-                let iso = &self.settings.appliance;
-                format!("upload {} ({} bytes) as {}", iso.path.display(), iso.size, iso.upload_name("appliance"))
+                let one = |iso: &Iso| format!("{} ({} bytes) as {}", iso.path.display(), iso.size, iso.upload_name());
+                format!("upload {}", self.settings.images().map(one).join(", "))
             }
             Step::Bridge => format!(
                 "create switch and port group {:?}, without uplink, for the bridge network",
@@ -136,6 +137,7 @@ impl Plan {
         vm_folder: &str,
         pool: &str,
         image_store: &DatastorePath,
+        bootstrap_iso: &DatastorePath,
         macs: &[(String, String)],
     ) -> VchConfig {
         let (s, site) = (&self.settings, &self.site);
@@ -181,7 +183,11 @@ impl Plan {
             dns_servers: s.dns_servers.clone(),
             bridge: BridgeConfig { made: site.bridge_to_make.clone(), ..s.bridge.clone() },
             api: ApiConfig { port: if s.mode == Mode::None { 2375 } else { 2376 }, tls: self.api_tls() },
-            storage: StorageConfig { image_store: image_store.to_string(), volume_stores: Vec::new() },
+            storage: StorageConfig {
+                image_store: image_store.to_string(),
+                bootstrap_iso: bootstrap_iso.to_string(),
+                volume_stores: Vec::new(),
+            },
             limits: s.limits.clone(),
             create_options: s.create_options.clone(),
         }

@@ -1,7 +1,7 @@
 //! [`Settings`]: what the options mean, before vSphere is asked anything.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use secret::Secret;
 use vch_config::{Addressing, BridgeConfig, Limits, Role};
@@ -23,6 +23,7 @@ pub(crate) struct Settings {
     /// Datastore and folder; no datastore when it is left to us.
     pub(crate) image_store: Option<DatastorePath>,
     pub(crate) appliance: Iso,
+    pub(crate) bootstrap: Iso,
     pub(crate) networks: Vec<RoleNetwork>,
     pub(crate) dns_servers: Vec<IpAddr>,
     pub(crate) bridge: BridgeConfig,
@@ -38,6 +39,13 @@ pub(crate) struct Settings {
     pub(crate) create_options: Vec<String>,
 }
 
+impl Settings {
+    /// What is uploaded.
+    pub(crate) fn images(&self) -> [&Iso; 2] {
+        [&self.appliance, &self.bootstrap]
+    }
+}
+
 /// Which network serves a role, and how its address is set.
 #[derive(Debug, Clone)]
 pub(crate) struct RoleNetwork {
@@ -50,7 +58,8 @@ pub(crate) struct RoleNetwork {
 pub(crate) fn resolve(args: &CreateArgs, target: &Target) -> Result<Settings, Vec<Problem>> {
     let mut problems = Vec::new();
     problems.extend(names::check_vch_name(&args.name).err());
-    let appliance = keep(appliance(args), &mut problems);
+    let appliance = keep(image("appliance", &args.appliance_iso, args.force), &mut problems);
+    let bootstrap = keep(image("bootstrap", &args.bootstrap_iso, args.force), &mut problems);
     let networks = keep(super::networks::resolve(args), &mut problems).unwrap_or_default();
     problems.extend(check_bridge_range(args).err());
     let image_store = args.image_store.as_deref().map(image_store).transpose();
@@ -81,7 +90,9 @@ pub(crate) fn resolve(args: &CreateArgs, target: &Target) -> Result<Settings, Ve
             None
         }
     };
-    let (Some(appliance), Some(certificates)) = (appliance, certificates) else { return Err(problems) };
+    let (Some(appliance), Some(bootstrap), Some(certificates)) = (appliance, bootstrap, certificates) else {
+        return Err(problems);
+    };
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -92,6 +103,7 @@ pub(crate) fn resolve(args: &CreateArgs, target: &Target) -> Result<Settings, Ve
         compute_resource: args.compute_resource.clone(),
         image_store,
         appliance,
+        bootstrap,
         networks,
         dns_servers: args.dns_server.clone(),
         bridge: BridgeConfig { range: args.bridge_network_range.clone(), width: args.bridge_network_width, made: None },
@@ -117,21 +129,16 @@ fn keep<T>(outcome: Result<T, Problem>, problems: &mut Vec<Problem>) -> Option<T
     outcome.map_err(|p| problems.push(p)).ok()
 }
 
-/// The appliance's ISO, looked for here, then beside the program; its version must be ours.
-fn appliance(args: &CreateArgs) -> Result<Iso, Problem> {
-    let given = &args.appliance_iso;
+/// An image, looked for here, then beside the program; its version must be ours.
+fn image(kind: &'static str, given: &Path, force: bool) -> Result<Iso, Problem> {
     let beside = || Some(std::env::current_exe().ok()?.parent()?.join(given));
-    let path =
-        if given.exists() { given.clone() } else { beside().filter(|p| p.exists()).unwrap_or_else(|| given.clone()) };
-    let iso = Iso::open("--appliance-iso", &path)?;
-    if iso.version != crate::VERSION && !args.force {
-        return Err(Problem::validation(format!(
-            "--appliance-iso: {} is of version {:?}",
-            path.display(),
-            iso.version
-        ))
-        .why(format!("this vic-machine is of version {}", crate::VERSION))
-        .remedy("use the ISO that belongs to this version, or go on with --force"));
+    let path = if given.exists() { None } else { beside().filter(|p| p.exists()) };
+    let iso = Iso::open(kind, path.as_deref().unwrap_or(given))?;
+    if iso.version != crate::VERSION && !force {
+        let what = format!("--{kind}-iso: {} is of version {:?}", iso.path.display(), iso.version);
+        return Err(Problem::validation(what)
+            .why(format!("this vic-machine is of version {}", crate::VERSION))
+            .remedy("use the ISO that belongs to this version, or go on with --force"));
     }
     Ok(iso)
 }

@@ -274,11 +274,11 @@ impl Check<'_> {
             return Ok(());
         }
         let free = facts.get::<i64>("summary.freeSpace")?.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
-        let iso = self.settings.appliance.size;
-        if free < iso {
+        let images: u64 = self.settings.images().iter().map(|iso| iso.size).sum();
+        if free < images {
             self.problems.push(
                 Problem::validation(format!("Datastore {:?} is full", datastore.name))
-                    .why(format!("{free} bytes are free, and the appliance's ISO has {iso}"))
+                    .why(format!("{free} bytes are free, and the ISOs have {images}"))
                     .remedy("free space, or choose another with --image-store"),
             );
         }

@@ -29,6 +29,7 @@ pub(crate) fn config(tls: ApiTls) -> VchConfig {
         api: ApiConfig { port: 2376, tls },
         storage: StorageConfig {
             image_store: "[datastore1] vch-boot".into(),
+            bootstrap_iso: String::new(),
             volume_stores: vec![VolumeStore { label: "default".into(), path: "[datastore1] volumes".into() }],
         },
         limits: Limits { memory_mib: Some(4096), ..Limits::default() },
