@@ -4,3 +4,6 @@
 //! question is answered from it, and only changes go to vSphere.
 
 pub mod container;
+mod site;
+
+pub use site::{Site, SiteError};

@@ -132,6 +132,27 @@ impl Watch {
     }
 }
 
+impl Watch {
+    /// Waits for a change, and gives every watched object as it is then; the first call gives the first state.
+    ///
+    /// # Errors
+    /// The failure of the loop.
+    pub async fn next(&mut self) -> Result<Vec<Object>> {
+        loop {
+            if self.snapshot.changed().await.is_err() {
+                return Err(Error::Invalid("the vSphere session has been closed".into()));
+            }
+            let snapshot = self.snapshot.borrow_and_update();
+            if let Some(failure) = &snapshot.failure {
+                return Err(Error::Protocol { what: "waiting for updates".into(), reason: chain(failure) });
+            }
+            if snapshot.primed {
+                return Ok(snapshot.objects.values().cloned().collect());
+            }
+        }
+    }
+}
+
 fn chain(error: &Error) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);

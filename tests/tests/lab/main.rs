@@ -1,6 +1,7 @@
 //! Suites on the embedded vSphere, with real guests.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "test helpers")]
 
+mod containers;
 mod failures;
 mod pyvmomi;
 mod rules;

@@ -1,0 +1,278 @@
+//! A container's VM: made, started, ended, removed.
+//!
+//! ```text
+//! create: CreateChildVM_Task with the record, its controllers and its NIC -> ReconfigVM_Task with disk, CD and ports
+//! ```
+//! The files' places are known only when the VM is there, hence two calls.  A VM whose record is there and whose guest's
+//! document is not is half-made: whoever finds it removes it.
+
+use tether_proto::{Container as Guest, Document, KEY_CONTAINER, KEY_EXIT};
+use vim25::datastore::DatastorePath;
+use vim25::types::{
+    AnyValue, AnyVirtualDevice, ManagedObjectReference, OptionValue, ParaVirtualSCSIController, VirtualCdrom,
+    VirtualCdromIsoBackingInfo, VirtualController, VirtualDevice, VirtualDeviceConfigSpec,
+    VirtualDeviceConfigSpecFileOperation, VirtualDeviceConfigSpecOperation, VirtualDeviceConnectInfo,
+    VirtualDeviceFileBackingInfo, VirtualDisk, VirtualDiskFlatVer2BackingInfo, VirtualEthernetCard,
+    VirtualIDEController, VirtualMachineConfigSpec, VirtualMachineFileInfo, VirtualMachinePowerState,
+    VirtualSCSIController, VirtualSCSISharing, VirtualSerialPort, VirtualSerialPortFileBackingInfo, VirtualVmxnet,
+    VirtualVmxnet3, methods,
+};
+use vim25::{Error, Result};
+
+use super::record::{KEY_RECORD, Record};
+use crate::Site;
+
+/// Name of the file that takes the process's output, in the VM's folder.
+pub const OUTPUT: &str = "output.log";
+/// Name of the file that takes the kernel's and tether's words.
+const CONSOLE: &str = "tether.log";
+/// vSphere's limit on a VM's name.
+const NAME_LIMIT: usize = 80;
+/// Controllers have a key before they are there, and what hangs on them says it.
+const SCSI: i32 = -2;
+
+/// What a container's VM is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct New<'a> {
+    /// The Docker-side record.
+    pub record: &'a Record,
+    /// What tether is told.
+    pub guest: &'a Guest,
+    /// The image's topmost disk: the container's own is its child.
+    pub image: &'a DatastorePath,
+    /// Memory of the VM in MiB.
+    pub memory_mib: u32,
+    /// CPUs of the VM.
+    pub cpus: u32,
+}
+
+impl Site {
+    /// Makes a container's VM, powered off.  On failure nothing is left.
+    ///
+    /// # Errors
+    /// Those of vSphere.
+    pub async fn create(&self, new: New<'_>) -> Result<ManagedObjectReference> {
+        let vm = self.create_bare(new).await?;
+        match self.furnish(&vm, new).await {
+            Ok(()) => Ok(vm),
+            Err(error) => {
+                // What cannot be removed now is found again by its record.
+                let _ = self.destroy(&vm).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn create_bare(&self, new: New<'_>) -> Result<ManagedObjectReference> {
+        let ide = VirtualIDEController { base: controller(-1) };
+        let scsi = ParaVirtualSCSIController {
+            base: VirtualSCSIController {
+                base: controller(SCSI),
+                shared_bus: VirtualSCSISharing::NoSharing,
+                ..Default::default()
+            },
+        };
+        let device = VirtualDevice {
+            key: -3,
+            backing: Some(self.bridge.clone()),
+            connectable: Some(connected()),
+            ..Default::default()
+        };
+        let card = VirtualEthernetCard { base: device, address_type: Some("generated".into()), ..Default::default() };
+        let nic = VirtualVmxnet3 { base: VirtualVmxnet { base: card }, ..Default::default() };
+        let name = vm_name(new.record);
+        let config = VirtualMachineConfigSpec {
+            guest_id: Some("other3xLinux64Guest".into()),
+            annotation: Some(format!("Container {} of image {}", new.record.name, new.record.image)),
+            files: Some(VirtualMachineFileInfo {
+                vm_path_name: Some(format!("[{}]", self.datastore)),
+                ..Default::default()
+            }),
+            num_cpus: i32::try_from(new.cpus).ok(),
+            memory_mb: Some(new.memory_mib.into()),
+            device_change: vec![add(ide.into()), add(scsi.into()), add(nic.into())],
+            extra_config: vec![
+                option(KEY_RECORD, new.record.to_text()),
+                option("answer.msg.serial.file.open", "Append".into()),
+                option("disk.EnableUUID", "TRUE".into()),
+            ],
+            name: Some(name),
+            ..Default::default()
+        };
+        let pool = self.pool.clone();
+        let result = if pool.kind == "VirtualApp" {
+            self.session.run(&methods::CreateChildVMTask { this: pool, config, host: None }).await?
+        } else {
+            let this = self.folder.clone();
+            self.session.run(&methods::CreateVMTask { this, config, pool, host: None }).await?
+        };
+        let protocol = |reason: String| Error::Protocol { what: "creating a container's VM".into(), reason };
+        result.ok_or_else(|| protocol("the task has no result".into()))?.get().map_err(|e| protocol(e.to_string()))
+    }
+
+    async fn furnish(&self, vm: &ManagedObjectReference, new: New<'_>) -> Result<()> {
+        let facts = self.session.read(vm, &["config.files.vmPathName", "config.hardware.device"]).await?;
+        let protocol = |reason: &str| Error::Protocol { what: format!("the new VM {vm}"), reason: reason.into() };
+        let vmx: String = facts.require("config.files.vmPathName")?;
+        let files = DatastorePath::parse(&vmx).ok_or_else(|| protocol("its path is no datastore path"))?.parent();
+        let devices: Vec<AnyVirtualDevice> = facts.all("config.hardware.device")?;
+        let key = |is: fn(&AnyVirtualDevice) -> bool| devices.iter().find(|d| is(d)).map(|d| d.key);
+        let ide = key(|d| matches!(d, AnyVirtualDevice::VirtualIDEController(_)));
+        let scsi = key(|d| matches!(d, AnyVirtualDevice::ParaVirtualSCSIController(_)));
+
+        let backing = VirtualDiskFlatVer2BackingInfo {
+            disk_mode: "persistent".into(),
+            thin_provisioned: Some(true),
+            parent: Some(Box::new(VirtualDiskFlatVer2BackingInfo { base: file(new.image), ..Default::default() })),
+            ..Default::default()
+        };
+        let disk = VirtualDisk {
+            base: VirtualDevice {
+                key: -1,
+                backing: Some(backing.into()),
+                controller_key: scsi,
+                unit_number: i32::try_from(new.guest.root.unit).ok(),
+                ..Default::default()
+            },
+            ..Default::default()
+        };
+        let disk = VirtualDeviceConfigSpec {
+            file_operation: Some(VirtualDeviceConfigSpecFileOperation::Create),
+            ..add(disk.into())
+        };
+        let cdrom = VirtualCdrom {
+            base: VirtualDevice {
+                key: -2,
+                backing: Some(VirtualCdromIsoBackingInfo { base: file(&self.bootstrap_iso) }.into()),
+                connectable: Some(connected()),
+                controller_key: ide,
+                unit_number: Some(0),
+                ..Default::default()
+            },
+        };
+        let port = |key, name: &str| VirtualSerialPort {
+            base: VirtualDevice {
+                key,
+                backing: Some(VirtualSerialPortFileBackingInfo { base: file(&files.join(name)) }.into()),
+                connectable: Some(connected()),
+                ..Default::default()
+            },
+            yield_on_poll: true,
+        };
+        let spec = VirtualMachineConfigSpec {
+            device_change: vec![disk, add(cdrom.into()), add(port(-3, CONSOLE).into()), add(port(-4, OUTPUT).into())],
+            extra_config: vec![option(KEY_CONTAINER, new.guest.to_text())],
+            ..Default::default()
+        };
+        self.session.run(&methods::ReconfigVMTask { this: vm.clone(), spec }).await.map(drop)
+    }
+
+    /// Powers the VM on.  `again` when it ran before: the guest's word on that run is taken away first, so that nobody takes
+    /// it for the new one's.
+    ///
+    /// # Errors
+    /// Those of vSphere; a VM that is on already is none.
+    pub async fn start(&self, vm: &ManagedObjectReference, again: bool) -> Result<()> {
+        if again {
+            let extra_config = vec![option(KEY_EXIT, String::new())];
+            let spec = VirtualMachineConfigSpec { extra_config, ..Default::default() };
+            self.session.run(&methods::ReconfigVMTask { this: vm.clone(), spec }).await?;
+        }
+        is_so(self.session.run(&methods::PowerOnVMTask { this: vm.clone(), host: None }).await)
+    }
+
+    /// Asks the guest to end its process, as `docker stop` does; tether powers the VM off afterwards.
+    ///
+    /// # Errors
+    /// Those of vSphere: `ToolsUnavailable` while the guest does not listen.
+    pub async fn shut_down(&self, vm: &ManagedObjectReference) -> Result<()> {
+        match self.session.call(&methods::ShutdownGuest { this: vm.clone() }).await {
+            Err(e) if e.fault_name() == Some("InvalidPowerState") => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Powers the VM off at once.
+    ///
+    /// # Errors
+    /// Those of vSphere; a VM that is off already is none.
+    pub async fn power_off(&self, vm: &ManagedObjectReference) -> Result<()> {
+        is_so(self.session.run(&methods::PowerOffVMTask { this: vm.clone() }).await)
+    }
+
+    /// Removes the VM with its files, whatever it does; its image stays.
+    ///
+    /// # Errors
+    /// Those of vSphere; a VM that is gone already is none.
+    pub async fn destroy(&self, vm: &ManagedObjectReference) -> Result<()> {
+        let gone = |outcome: Result<()>| match outcome {
+            Err(e) if e.is_not_found() => Ok(()),
+            other => other,
+        };
+        let facts = self.session.read(vm, &["runtime.powerState"]).await;
+        match facts.and_then(|f| f.get::<VirtualMachinePowerState>("runtime.powerState")) {
+            Ok(Some(VirtualMachinePowerState::PoweredOff)) => {}
+            Ok(_) => gone(self.power_off(vm).await)?,
+            Err(e) => return gone(Err(e)),
+        }
+        gone(self.session.run(&methods::DestroyTask { this: vm.clone() }).await.map(drop))
+    }
+}
+
+/// `InvalidPowerState` tells that it is so already.
+fn is_so(outcome: Result<Option<AnyValue>>) -> Result<()> {
+    match outcome {
+        Err(e) if e.fault_name() == Some("InvalidPowerState") => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// The container's name, for people, and the beginning of its id, so that it is nobody else's.
+fn vm_name(record: &Record) -> String {
+    let id: String = record.id.chars().take(12).collect();
+    let name: String = record.name.chars().take(NAME_LIMIT - id.len() - 1).collect();
+    format!("{name}-{id}")
+}
+
+fn controller(key: i32) -> VirtualController {
+    VirtualController { base: VirtualDevice { key, ..Default::default() }, ..Default::default() }
+}
+
+fn add(device: AnyVirtualDevice) -> VirtualDeviceConfigSpec {
+    VirtualDeviceConfigSpec { operation: Some(VirtualDeviceConfigSpecOperation::Add), device, ..Default::default() }
+}
+
+fn option(key: &str, value: String) -> OptionValue {
+    OptionValue { key: key.into(), value: Some(AnyValue::of(&value)) }
+}
+
+fn connected() -> VirtualDeviceConnectInfo {
+    VirtualDeviceConnectInfo { start_connected: true, allow_guest_control: true, connected: true, ..Default::default() }
+}
+
+fn file(path: &DatastorePath) -> VirtualDeviceFileBackingInfo {
+    VirtualDeviceFileBackingInfo { file_name: path.to_string(), ..Default::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vms_name_fits_and_ends_with_the_id() {
+        let record = Record {
+            schema: 1,
+            id: "0123456789abcdef".into(),
+            name: "x".repeat(200),
+            vch: String::new(),
+            created_ns: 0,
+            image: String::new(),
+            image_id: String::new(),
+            config: String::new(),
+            host_config: String::new(),
+        };
+        let name = vm_name(&record);
+        assert_eq!(name.len(), NAME_LIMIT);
+        assert!(name.ends_with("x-0123456789ab"), "{name}");
+    }
+}

@@ -1,0 +1,112 @@
+//! [`Site`]: the VCH's own place in vSphere, found from the endpoint VM's configuration.
+
+use vch_config::{Document, KEY_CONFIG, Role, VchConfig};
+use vim25::datastore::DatastorePath;
+use vim25::types::{
+    AnyVirtualDevice, AnyVirtualDeviceBackingInfo, ManagedObjectReference, OptionValue, VirtualEthernetCard,
+};
+use vim25::{Error, Session};
+
+/// Where the VCH's VMs live.
+#[derive(Debug, Clone)]
+pub struct Site {
+    pub(crate) session: Session,
+    /// The VCH's identity.
+    pub(crate) vch: String,
+    /// vApp, or the pool where there are no vApps.
+    pub(crate) pool: ManagedObjectReference,
+    pub(crate) folder: ManagedObjectReference,
+    pub(crate) datastore: String,
+    pub(crate) bootstrap_iso: DatastorePath,
+    /// What the endpoint VM's NIC on the bridge network is connected to, and the containers' are.
+    pub(crate) bridge: AnyVirtualDeviceBackingInfo,
+}
+
+/// Why the VCH's place cannot be found.
+#[derive(Debug, thiserror::Error)]
+pub enum SiteError {
+    /// vSphere refused, or was not reached.
+    #[error(transparent)]
+    Call(#[from] Error),
+    /// No VM in the pool carries the VCH's configuration.
+    #[error("no VM in {pool} is the endpoint VM of VCH {vch}: was it moved to another pool?")]
+    NoEndpoint {
+        /// The pool.
+        pool: ManagedObjectReference,
+        /// The VCH's id.
+        vch: String,
+    },
+    /// The endpoint VM is not as it was made.
+    #[error("the endpoint VM has no NIC with the address {mac}, which was its bridge network's")]
+    NoBridge {
+        /// The MAC address.
+        mac: String,
+    },
+    /// A path in the configuration is none.
+    #[error("{what} is {text:?}, which is no datastore path")]
+    Path {
+        /// Which one.
+        what: &'static str,
+        /// What stands there.
+        text: String,
+    },
+}
+
+impl Site {
+    /// Finds it.
+    ///
+    /// # Errors
+    /// [`SiteError`].
+    pub async fn find(session: &Session, config: &VchConfig) -> Result<Self, SiteError> {
+        let path = |what: &'static str, text: &str| {
+            DatastorePath::parse(text).ok_or_else(|| SiteError::Path { what, text: text.to_owned() })
+        };
+        let pool = pool(&config.vsphere.pool);
+        let vms = session.contained(&pool, "VirtualMachine", false, &["config.extraConfig"]).await?;
+        let mut endpoint = None;
+        for vm in vms {
+            let text = value(&vm.all("config.extraConfig")?, KEY_CONFIG);
+            if text.and_then(|t| VchConfig::from_text(&t).ok()).is_some_and(|c| c.id == config.id) {
+                endpoint = Some(vm.reference);
+            }
+        }
+        let endpoint = endpoint.ok_or_else(|| SiteError::NoEndpoint { pool: pool.clone(), vch: config.id.clone() })?;
+        let interface = config.interfaces.iter().find(|i| i.roles.contains(&Role::Bridge));
+        let mac = interface.map(|i| i.mac.clone()).unwrap_or_default();
+        let devices: Vec<AnyVirtualDevice> =
+            session.read(&endpoint, &["config.hardware.device"]).await?.all("config.hardware.device")?;
+        let card = devices
+            .iter()
+            .filter_map(card)
+            .find(|c| c.mac_address.as_ref().is_some_and(|m| m.eq_ignore_ascii_case(&mac)));
+        let bridge = card.and_then(|c| c.backing.clone()).ok_or(SiteError::NoBridge { mac })?;
+        let images = path("the image store", &config.storage.image_store)?;
+        Ok(Self {
+            session: session.clone(),
+            vch: config.id.clone(),
+            pool,
+            folder: ManagedObjectReference::new("Folder", &config.vsphere.folder),
+            datastore: images.datastore,
+            bootstrap_iso: path("the containers' boot image", &config.storage.bootstrap_iso)?,
+            bridge,
+        })
+    }
+}
+
+/// The pool by its id, which tells its kind: `resgroup-v8` is a vApp's.
+fn pool(id: &str) -> ManagedObjectReference {
+    let kind = if id.starts_with("resgroup-v") { "VirtualApp" } else { "ResourcePool" };
+    ManagedObjectReference::new(kind, id)
+}
+
+fn card(device: &AnyVirtualDevice) -> Option<&VirtualEthernetCard> {
+    match device {
+        AnyVirtualDevice::VirtualVmxnet3(card) => Some(card),
+        _ => None,
+    }
+}
+
+/// The value of a key; the last one wins where a key stands twice.
+pub(crate) fn value(options: &[OptionValue], key: &str) -> Option<String> {
+    options.iter().rev().find(|o| o.key == key).and_then(|o| o.value.as_ref()?.get().ok())
+}

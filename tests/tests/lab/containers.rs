@@ -1,0 +1,195 @@
+//! The port layer's containers, with real guests; the test stands where the endpoint VM's services will.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use port_layer::Site;
+use port_layer::container::phase::Phase;
+use port_layer::container::reconciler::{Event, Reconciler};
+use port_layer::container::record::Record;
+use port_layer::container::table::{Change, Table};
+use port_layer::container::vm::{New, OUTPUT};
+use tether_proto::record::{Reader, Stream};
+use tether_proto::{Container, Disk, Process};
+use tokio::time::timeout;
+use vch_config::{Document as _, KEY_CONFIG, VchConfig};
+use vic_tests::block_on;
+use vic_tests::lab::Lab;
+use vic_tests::suite::NAME;
+use vim25::Session;
+use vim25::datastore::DatastorePath;
+use vim25::types::{ManagedObjectReference, OptionValue, methods};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The only program of the image: says its arguments, then ends with 3, or waits to be ended.
+const PROGRAM: &str = r#"
+fn main() {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    println!("{}", words.join(" "));
+    eprintln!("to stderr");
+    if words[0] == "wait" {
+        loop {
+            std::thread::park();
+        }
+    }
+    std::process::exit(3);
+}
+"#;
+
+fn tool(command: &mut Command) {
+    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
+    let output = command.env("PATH", path).output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Makes the disk of an image as an image store would, and brings it to the datastore.
+async fn image(session: &Session, folder: &Path) -> DatastorePath {
+    let at = |name: &str| folder.join(name);
+    std::fs::create_dir_all(at("root/bin")).unwrap();
+    std::fs::write(at("program.rs"), PROGRAM).unwrap();
+    tool(
+        Command::new("rustc")
+            .args(["--edition", "2024", "-C", "target-feature=+crt-static", "-C", "strip=symbols"])
+            .args(["--target", "x86_64-unknown-linux-gnu", "-o"])
+            .args([at("root/bin/program"), at("program.rs")]),
+    );
+    tool(Command::new("mkfs.ext4").args(["-q", "-F", "-d"]).args([at("root"), at("disk")]).arg("32M"));
+    tool(
+        Command::new("qemu-img")
+            .args(["convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=monolithicFlat"])
+            .args([at("disk"), at("image.vmdk")]),
+    );
+    for file in ["image.vmdk", "image-flat.vmdk"] {
+        session.upload(&at(file), "dc1", &DatastorePath::new("datastore1", file), |_| {}).await.unwrap();
+    }
+    DatastorePath::new("datastore1", "image.vmdk")
+}
+
+async fn config(session: &Session, vm: &str) -> VchConfig {
+    let vm = ManagedObjectReference::new("VirtualMachine", vm);
+    let options: Vec<OptionValue> =
+        session.read(&vm, &["config.extraConfig"]).await.unwrap().all("config.extraConfig").unwrap();
+    let text: String = options.iter().find(|o| o.key == KEY_CONFIG).unwrap().value.as_ref().unwrap().get().unwrap();
+    VchConfig::from_text(&text).unwrap()
+}
+
+fn documents(site_vch: &str, id: &str, name: &str, word: &str) -> (Record, Container) {
+    let record = Record {
+        schema: 1,
+        id: id.repeat(64),
+        name: name.into(),
+        vch: site_vch.into(),
+        created_ns: 1,
+        image: "program".into(),
+        image_id: "sha256:0".into(),
+        config: "{}".into(),
+        host_config: "{}".into(),
+    };
+    let process = Process {
+        args: vec!["/bin/program".into(), word.into(), name.into()],
+        stop_seconds: Some(5),
+        ..Process::default()
+    };
+    let root = Disk { unit: 0, file_system: String::new() };
+    let guest =
+        Container { schema: 1, id: record.id.clone(), process, root, host_name: name.into(), ..Container::default() };
+    (record, guest)
+}
+
+/// Waits until `accept` is true of the table.
+async fn until(reconciler: &Reconciler, what: &str, accept: impl Fn(&Table) -> bool) {
+    let found = timeout(PATIENCE, reconciler.until(|t| accept(t).then_some(()))).await;
+    assert!(matches!(found, Ok(Ok(()))), "{what}: {:?}", reconciler.table());
+}
+
+fn phase(table: &Table, name: &str) -> Option<Phase> {
+    table.find(name).ok().map(|c| c.phase())
+}
+
+#[test]
+fn a_container_is_a_vm() {
+    let lab = Lab::up(&[]);
+    let stage = &lab.stage;
+    let args = ["--tls-cname", "vch.example", "--output", "json"];
+    let created = stage.vic("create", &stage.create_args(NAME, &args)).ended_with(0).json();
+    block_on(async {
+        let session = stage.session().await;
+        let disk = image(&session, stage.folder.path()).await;
+        let config = config(&session, created["id"].as_str().unwrap()).await;
+        let site = Site::find(&session, &config).await.unwrap();
+        let reconciler = Reconciler::start(&site).await.unwrap();
+        let mut events = reconciler.events();
+        assert_eq!(reconciler.table().iter().count(), 0);
+
+        // One that says a word and ends.
+        let (record, guest) = documents(&config.id, "a", "talker", "hello");
+        let new = |record, guest| New { record, guest, image: &disk, memory_mib: 256, cpus: 1 };
+        let talker = site.create(new(&record, &guest)).await.unwrap();
+        until(&reconciler, "created", |t| phase(t, "talker") == Some(Phase::Created { failed: None })).await;
+        site.start(&talker, false).await.unwrap();
+        let exited = Some(Phase::Exited { code: 3, out_of_memory: false });
+        until(&reconciler, "exited", |t| phase(t, "talker") == exited).await;
+
+        // Its output stands on the datastore, whole, although nobody was attached.
+        let vmx: String = session
+            .read(&talker, &["config.files.vmPathName"])
+            .await
+            .unwrap()
+            .require("config.files.vmPathName")
+            .unwrap();
+        let output = DatastorePath::parse(&vmx).unwrap().parent().join(OUTPUT);
+        let local = stage.folder.path().join("output");
+        session.download("dc1", &output, &local, |_| {}).await.unwrap();
+        let mut said = [String::new(), String::new()];
+        for record in Reader::default().read(&std::fs::read(&local).unwrap()) {
+            said[usize::from(record.stream == Stream::Stderr)].push_str(&String::from_utf8_lossy(&record.bytes));
+        }
+        assert_eq!(said, ["hello talker\n", "to stderr\n"]);
+
+        // One that stays, is started when it runs, is stopped by the guest's own end, and is gone by force.
+        let (record, guest) = documents(&config.id, "b", "waiter", "wait");
+        let waiter = site.create(new(&record, &guest)).await.unwrap();
+        site.start(&waiter, false).await.unwrap();
+        until(&reconciler, "running", |t| phase(t, "waiter") == Some(Phase::Running)).await;
+        site.start(&waiter, false).await.unwrap();
+        site.shut_down(&waiter).await.unwrap();
+        let stopped = Some(Phase::Exited { code: 143, out_of_memory: false });
+        until(&reconciler, "stopped", |t| phase(t, "waiter") == stopped).await;
+        site.power_off(&waiter).await.unwrap();
+        site.start(&waiter, true).await.unwrap();
+        until(&reconciler, "running again", |t| phase(t, "waiter") == Some(Phase::Running)).await;
+
+        // An admin powers it off in vSphere.
+        session.run(&methods::PowerOffVMTask { this: waiter.clone() }).await.unwrap();
+        let killed = Some(Phase::Exited { code: 137, out_of_memory: false });
+        until(&reconciler, "powered off by an admin", |t| phase(t, "waiter") == killed).await;
+
+        for vm in [&talker, &waiter] {
+            site.destroy(vm).await.unwrap();
+            site.destroy(vm).await.unwrap();
+        }
+        until(&reconciler, "destroyed", |t| t.iter().count() == 0).await;
+        let mut told = Vec::new();
+        while let Ok(Event { id, change }) = events.try_recv() {
+            if id.starts_with('b') {
+                told.push(change);
+            }
+        }
+        assert_eq!(
+            told,
+            [
+                Change::Create,
+                Change::Start,
+                Change::Die { code: 143 },
+                Change::Start,
+                Change::Die { code: 137 },
+                Change::Destroy
+            ]
+        );
+        session.logout().await.unwrap();
+    });
+    stage.vic("delete", &["--name", NAME]).ended_with(0);
+    stage.check_wire_log();
+}
