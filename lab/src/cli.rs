@@ -255,6 +255,8 @@ pub async fn run(cli: Cli, out: &mut impl Write) -> Result<()> {
             say(format!("export VIC_MACHINE_TARGET={url}"))?;
             say(format!("export VIC_MACHINE_USER={}", settings.shape.user()))?;
             say(format!("export VIC_MACHINE_PASSWORD='{}'", settings.password.reveal().replace('\'', r"'\''")))?;
+            // Where guests reach it: a VCH is one.
+            say(format!("export VIC_MACHINE_VSPHERE_ADDRESS={}", status.inner_url.trim_start_matches("https://")))?;
             say(format!("export VIC_MACHINE_THUMBPRINT={}", status.thumbprint))
         }
         Command::Publish { what, remove } => {

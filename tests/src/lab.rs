@@ -40,6 +40,7 @@ impl Lab {
             target: String::new(),
             thumbprint: String::new(),
             user: String::new(),
+            inside: String::new(),
             password: "s3cret-of-the-lab".into(),
             place,
             folder,
@@ -64,6 +65,7 @@ impl Lab {
         self.stage.target = value("TARGET");
         self.stage.thumbprint = value("THUMBPRINT");
         self.stage.user = value("USER");
+        self.stage.inside = value("VSPHERE_ADDRESS");
     }
 
     /// Runs `vic-lab`.

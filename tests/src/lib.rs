@@ -33,6 +33,8 @@ pub struct Stage {
     pub user: String,
     /// Planted: it must show nowhere.
     pub password: String,
+    /// `--vsphere-address`: where guests reach it.
+    pub inside: String,
     /// The place of a VCH there.
     pub place: Place,
     /// The test's folder: working directory of the programs.
@@ -83,6 +85,7 @@ impl Stage {
             .env("VIC_MACHINE_TARGET", &self.target)
             .env("VIC_MACHINE_USER", &self.user)
             .env("VIC_MACHINE_PASSWORD", &self.password)
+            .env("VIC_MACHINE_VSPHERE_ADDRESS", &self.inside)
             .env("VIC_MACHINE_NO_INPUT", "true")
             .env("VIC_WIRE_LOG", self.wire_log());
         if !args.contains(&"--thumbprint") {
@@ -115,6 +118,7 @@ impl Stage {
             thumbprint: self.thumbprint.clone(),
             user: self.user.clone(),
             password: self.password.clone(),
+            inside: self.inside.clone(),
             place: self.place,
             folder: tempfile::tempdir().unwrap(),
             said: Arc::default(),

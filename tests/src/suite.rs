@@ -86,6 +86,10 @@ pub fn bad_values_are_refused_before_anything_is_asked(stage: &Stage) {
     files("late.crt", "late.key").ended_with(3).said("has expired");
     files("good.crt", "late.key").ended_with(3).said("do not belong together");
     files("good.key", "good.crt").ended_with(3).said("PEM inputs may have been switched");
+    with(NAME, &["--vsphere-address", "a b"]).ended_with(3).said("--vsphere-address \"a b\" cannot be used");
+    with(NAME, &["--vsphere-address", "user@host/path"]).ended_with(3).said("it is no HOST[:PORT]");
+    let lost = Stage { inside: String::new(), ..stage.beside() };
+    lost.vic("create", &lost.create_args(NAME, &TLS)).ended_with(3).said("the VCH cannot reach vSphere at 127.0.0.1");
     with(NAME, &["--no-such-option"]).ended_with(2);
     with(NAME, &["stray"]).ended_with(2);
     stage.vic("create", &stage.create_args(NAME, &[])).ended_with(3).said("provide Common Name");

@@ -59,6 +59,8 @@ impl Vcsim {
             target: says["url"].as_str().unwrap().to_owned(),
             thumbprint: says["thumbprint"].as_str().unwrap().to_owned(),
             user: "admin".into(),
+            // The guest is played: it calls nobody.
+            inside: "vcenter.example".into(),
             password: "s3cret-of-the-test".into(),
             place,
             folder,

@@ -194,6 +194,9 @@ pub(crate) struct CreateArgs {
     /// Its gateway: [CIDR,CIDR:]IP
     #[arg(long, value_name = "[CIDRS:]IP", help_heading = "Networks")]
     pub(crate) management_network_gateway: Option<String>,
+    /// Where the VCH reaches vSphere, if not at --target (a tunnel, NAT): HOST[:PORT]
+    #[arg(long, value_name = "ADDRESS", help_heading = "Networks")]
+    pub(crate) vsphere_address: Option<String>,
     /// Name server; repeat for more
     #[arg(long, value_name = "IP", action = ArgAction::Append, help_heading = "Networks")]
     pub(crate) dns_server: Vec<std::net::IpAddr>,

@@ -170,7 +170,7 @@ impl Plan {
             created: self.created.clone(),
             debug: s.debug,
             vsphere: VsphereConfig {
-                target: target.url.as_str().trim_end_matches('/').to_owned(),
+                target: s.vsphere.as_str().trim_end_matches('/').to_owned(),
                 username: s.ops_user.clone(),
                 thumbprints,
                 ca_pem: target.ca_pem.clone(),

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use secret::Secret;
+use url::{Host, Url};
 use vch_config::{Addressing, BridgeConfig, Limits, Role};
 use vim25::datastore::DatastorePath;
 
@@ -19,6 +20,8 @@ use crate::problem::Problem;
 pub(crate) struct Settings {
     pub(crate) name: String,
     pub(crate) target: Target,
+    /// Where the VCH reaches vSphere.
+    pub(crate) vsphere: Url,
     pub(crate) compute_resource: Option<String>,
     /// Datastore and folder; no datastore when it is left to us.
     pub(crate) image_store: Option<DatastorePath>,
@@ -60,6 +63,7 @@ pub(crate) fn resolve(args: &CreateArgs, target: &Target) -> Result<Settings, Ve
     problems.extend(names::check_vch_name(&args.name).err());
     let appliance = keep(image("appliance", &args.appliance_iso, args.force), &mut problems);
     let bootstrap = keep(image("bootstrap", &args.bootstrap_iso, args.force), &mut problems);
+    let vsphere = keep(vsphere(args, target), &mut problems);
     let networks = keep(super::networks::resolve(args), &mut problems).unwrap_or_default();
     problems.extend(check_bridge_range(args).err());
     let image_store = args.image_store.as_deref().map(image_store).transpose();
@@ -96,10 +100,12 @@ pub(crate) fn resolve(args: &CreateArgs, target: &Target) -> Result<Settings, Ve
     if !problems.is_empty() {
         return Err(problems);
     }
+    let Some(vsphere) = vsphere else { return Err(problems) };
     let limit = |n: Option<u64>| n.filter(|n| *n > 0);
     Ok(Settings {
         name: args.name.clone(),
         target: target.clone(),
+        vsphere,
         compute_resource: args.compute_resource.clone(),
         image_store,
         appliance,
@@ -141,6 +147,31 @@ fn image(kind: &'static str, given: &Path, force: bool) -> Result<Iso, Problem> 
             .remedy("use the ISO that belongs to this version, or go on with --force"));
     }
     Ok(iso)
+}
+
+/// The address at which the VCH reaches vSphere: the admin's own, unless that leads nowhere from there.
+fn vsphere(args: &CreateArgs, target: &Target) -> Result<Url, Problem> {
+    let remedy = "give the address that the management network reaches as --vsphere-address HOST[:PORT]";
+    let Some(given) = args.vsphere_address.as_deref().filter(|a| !a.is_empty()) else {
+        let loopback = match target.url.host() {
+            Some(Host::Domain(name)) => name == "localhost",
+            Some(Host::Ipv4(ip)) => ip.is_loopback(),
+            Some(Host::Ipv6(ip)) => ip.is_loopback(),
+            None => false,
+        };
+        return if loopback {
+            let what = format!("the VCH cannot reach vSphere at {}", target.url.host_str().unwrap_or_default());
+            Err(Problem::validation(what).why("that address is this machine's own").remedy(remedy))
+        } else {
+            Ok(target.url.clone())
+        };
+    };
+    let bad = |why: String| Problem::validation(format!("--vsphere-address {given:?} cannot be used")).why(why);
+    let url = Url::parse(&format!("https://{given}")).map_err(|e| bad(e.to_string()).remedy(remedy))?;
+    if url.path() != "/" || url.host_str().is_none_or(str::is_empty) || !url.username().is_empty() {
+        return Err(bad("it is no HOST[:PORT]".into()).remedy(remedy));
+    }
+    Ok(url)
 }
 
 /// `datastore[/path]` or `ds://datastore/path`.
