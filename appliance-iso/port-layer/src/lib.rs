@@ -4,6 +4,8 @@
 //! question is answered from it, and only changes go to vSphere.
 
 pub mod container;
+mod engine;
 mod site;
 
+pub use engine::{Engine, Failure, Outcome, Until};
 pub use site::{Site, SiteError};

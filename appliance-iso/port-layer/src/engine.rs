@@ -1,0 +1,316 @@
+//! [`Engine`]: the port layer at work: what clients ask for, admitted, done under the container's lock, and seen through.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::broadcast;
+use tokio::time::timeout;
+use vim25::types::ManagedObjectReference;
+
+use crate::container::admission::{Operation, Refusal, Verdict, admit};
+use crate::container::phase::{Phase, Power};
+use crate::container::reconciler::{Event, Reconciler};
+use crate::container::table::{Container, NotFound, Table};
+use crate::{Site, SiteError};
+
+/// How long a guest may take from power-on to its process.
+const START: Duration = Duration::from_secs(180);
+/// How long a VM may take to go off once its process has ended, or once it is told to.
+const OFF: Duration = Duration::from_secs(60);
+/// Docker's time for a container to end by itself.
+const STOP: Duration = Duration::from_secs(10);
+/// What the way to the guest and back may take beyond that.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// The port layer at work.
+#[derive(Debug)]
+pub struct Engine {
+    site: Site,
+    reconciler: Reconciler,
+    locks: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    removing: Mutex<BTreeSet<String>>,
+}
+
+/// Why something was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// There is no such container, or more than one.
+    #[error(transparent)]
+    NotFound(#[from] NotFound),
+    /// Not now.
+    #[error("container {name} {refusal}")]
+    Refused {
+        /// The container's name.
+        name: String,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// The container has started and there is no process.
+    #[error("{error}")]
+    NoProcess {
+        /// Docker's exit code: 127, 126 or 128.
+        code: i32,
+        /// Why.
+        error: String,
+    },
+    /// vSphere did it, and what was to follow did not.
+    #[error("container {name} {what}")]
+    Late {
+        /// The container's name.
+        name: String,
+        /// What did not come.
+        what: &'static str,
+    },
+    /// vSphere refused, or was not reached.
+    #[error(transparent)]
+    Vsphere(#[from] vim25::Error),
+}
+
+/// What became of what was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was done.
+    Done,
+    /// It was so already.
+    Already,
+}
+
+/// What `docker wait` waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// That it does not run.
+    NotRunning,
+    /// Its next end.
+    NextExit,
+    /// That it is gone.
+    Removed,
+}
+
+type Result<T, E = Failure> = std::result::Result<T, E>;
+
+impl Engine {
+    /// Begins to look after the containers of the VCH whose place is `site`.
+    ///
+    /// # Errors
+    /// Those of vSphere.
+    pub async fn start(site: Site) -> Result<Self, SiteError> {
+        let reconciler = Reconciler::start(&site).await?;
+        Ok(Self { site, reconciler, locks: Mutex::default(), removing: Mutex::default() })
+    }
+
+    /// The containers as they are now.
+    pub fn table(&self) -> Arc<Table> {
+        self.reconciler.table()
+    }
+
+    /// What happens from now on.
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.reconciler.events()
+    }
+
+    /// Ends when vSphere is not watched any more: then another engine is to be started.
+    pub async fn ended(&self) {
+        let _ = self.reconciler.until(|_| None::<()>).await;
+    }
+
+    /// Where a container stands.
+    pub fn phase(&self, container: &Container) -> Phase {
+        let removing = self.removing.lock().unwrap_or_else(PoisonError::into_inner);
+        if removing.contains(&container.record.id) { Phase::Removing } else { container.phase() }
+    }
+
+    /// `docker start`: returns when the process runs, or has run.
+    ///
+    /// # Errors
+    /// [`Failure`]; `NoProcess` when the guest could not run it.
+    pub async fn start_container(&self, wanted: &str) -> Result<Outcome> {
+        let id = self.table().find(wanted)?.record.id.clone();
+        let lock = self.lock(&id);
+        let _held = lock.lock().await;
+        if self.admit(&id, Operation::Start)? == Outcome::Already {
+            return Ok(Outcome::Already);
+        }
+        self.power_on(&id).await
+    }
+
+    async fn power_on(&self, id: &str) -> Result<Outcome> {
+        // A guest whose process has ended powers itself off.
+        self.off(id).await?;
+        let before = self.table().find(id)?.clone();
+        self.site.start(&vm(&before), before.run.is_some()).await?;
+        let began = self.reconciler.until(|table| {
+            let Ok(now) = table.find(id) else { return Some(None) };
+            let fresh = now.run != before.run && now.run.is_some();
+            (fresh && now.phase() != Phase::Starting).then(|| Some(now.phase()))
+        });
+        match timeout(START, began).await {
+            Ok(phase) => match phase? {
+                None => Err(NotFound::None(id.to_owned()).into()),
+                Some(Phase::Created { failed: Some((code, error)) }) => Err(Failure::NoProcess { code, error }),
+                Some(_) => Ok(Outcome::Done),
+            },
+            Err(_) => Err(late(&before, "was powered on, and its guest has not started the process")),
+        }
+    }
+
+    /// `docker stop`: asks the process to end, and powers the VM off when it does not within `limit`.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn stop_container(&self, wanted: &str, limit: Option<Duration>) -> Result<Outcome> {
+        let id = self.table().find(wanted)?.record.id.clone();
+        let lock = self.lock(&id);
+        let _held = lock.lock().await;
+        if self.admit(&id, Operation::Stop)? == Outcome::Already {
+            return Ok(Outcome::Already);
+        }
+        self.end(&id, limit).await
+    }
+
+    async fn end(&self, id: &str, limit: Option<Duration>) -> Result<Outcome> {
+        let container = self.table().find(id)?.clone();
+        let asked = self.site.shut_down(&vm(&container)).await;
+        let limit = limit.map_or(STOP + GRACE, |l| l + GRACE);
+        // A guest that does not listen, yet or any more, is powered off at once.
+        if asked.is_err() || timeout(limit, self.until(id, |p| !p.is_alive())).await.is_err() {
+            self.site.power_off(&vm(&container)).await?;
+        }
+        self.until_off(&container).await
+    }
+
+    /// `docker kill`: powers the VM off.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn kill_container(&self, wanted: &str) -> Result<Outcome> {
+        // No lock: a kill ends what holds it.
+        let container = self.table().find(wanted)?.clone();
+        self.admit(&container.record.id, Operation::Kill)?;
+        self.site.power_off(&vm(&container)).await?;
+        self.until_off(&container).await
+    }
+
+    /// `docker restart`.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn restart_container(&self, wanted: &str, limit: Option<Duration>) -> Result<Outcome> {
+        let id = self.table().find(wanted)?.record.id.clone();
+        let lock = self.lock(&id);
+        let _held = lock.lock().await;
+        self.admit(&id, Operation::Restart)?;
+        if self.table().find(&id)?.phase().is_alive() {
+            self.end(&id, limit).await?;
+        }
+        self.power_on(&id).await
+    }
+
+    /// `docker rm`: with `force`, whatever the container does, and whoever holds its lock.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn remove_container(&self, wanted: &str, force: bool) -> Result<Outcome> {
+        let container = self.table().find(wanted)?.clone();
+        let id = &container.record.id;
+        self.admit(id, Operation::Remove { force })?;
+        let removal = Removal::mark(&self.removing, id);
+        self.site.destroy(&vm(&container)).await?;
+        let gone = self.reconciler.until(|table| table.find(id).is_err().then_some(()));
+        let gone = timeout(OFF, gone).await.map_err(|_| late(&container, "was destroyed, and is still listed"))?;
+        drop(removal);
+        self.locks.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        Ok(gone.map(|()| Outcome::Done)?)
+    }
+
+    /// `docker wait`: the exit code.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn wait_for(&self, wanted: &str, until: Until) -> Result<i32> {
+        let first = self.table().find(wanted)?.clone();
+        let (id, last) = (first.record.id.clone(), Mutex::new(first.clone()));
+        let code = self.reconciler.until(|table| {
+            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+            let Ok(now) = table.find(&id) else { return Some(last.phase().exit_code()) };
+            *last = now.clone();
+            let ended = !now.phase().is_alive();
+            let done = match until {
+                Until::NotRunning => ended,
+                // Its end, and not the one that was known before.
+                Until::NextExit => matches!(now.phase(), Phase::Exited { .. }) && now.run != first.run,
+                Until::Removed => false,
+            };
+            done.then(|| now.phase().exit_code())
+        });
+        Ok(code.await?)
+    }
+
+    fn lock(&self, id: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(locks.entry(id.to_owned()).or_default())
+    }
+
+    fn admit(&self, id: &str, operation: Operation) -> Result<Outcome> {
+        let table = self.table();
+        let container = table.find(id)?;
+        match admit(&self.phase(container), operation) {
+            Verdict::Do => Ok(Outcome::Done),
+            Verdict::Already => Ok(Outcome::Already),
+            Verdict::Refuse(refusal) => Err(Failure::Refused { name: container.record.name.clone(), refusal }),
+        }
+    }
+
+    /// Waits until the container's phase is as wanted, or it is gone.
+    async fn until(&self, id: &str, wanted: impl Fn(&Phase) -> bool) -> Result<()> {
+        let found = self.reconciler.until(|t| t.find(id).map_or(true, |c| wanted(&c.phase())).then_some(()));
+        Ok(found.await?)
+    }
+
+    /// Waits until the VM is off, which it is about to be.
+    async fn until_off(&self, container: &Container) -> Result<Outcome> {
+        let id = &container.record.id;
+        let off = self.reconciler.until(|t| t.find(id).map_or(true, |c| c.power == Power::Off).then_some(()));
+        match timeout(OFF, off).await {
+            Ok(off) => Ok(off.map(|()| Outcome::Done)?),
+            Err(_) => Err(late(container, "has ended, and its VM is still on")),
+        }
+    }
+
+    /// Sees to it that the VM of a container without a process is off.
+    async fn off(&self, id: &str) -> Result<()> {
+        let container = self.table().find(id)?.clone();
+        if self.until_off(&container).await.is_err() {
+            self.site.power_off(&vm(&container)).await?;
+            self.until_off(&container).await?;
+        }
+        Ok(())
+    }
+}
+
+/// A removal in progress; when it fails the container may be used again.
+struct Removal<'a> {
+    all: &'a Mutex<BTreeSet<String>>,
+    id: String,
+}
+
+impl<'a> Removal<'a> {
+    fn mark(all: &'a Mutex<BTreeSet<String>>, id: &str) -> Self {
+        all.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned());
+        Self { all, id: id.to_owned() }
+    }
+}
+
+impl Drop for Removal<'_> {
+    fn drop(&mut self) {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
+}
+
+fn vm(container: &Container) -> ManagedObjectReference {
+    ManagedObjectReference::new("VirtualMachine", &container.vm)
+}
+
+fn late(container: &Container, what: &'static str) -> Failure {
+    Failure::Late { name: container.record.name.clone(), what }
+}
