@@ -1,5 +1,8 @@
 //! Removing what a VCH consists of.  Everything here is idempotent: what is gone already is no error.
 
+use std::time::Duration;
+
+use tokio::time::timeout;
 use vch_config::MadeNetwork;
 use vim25::datastore::DatastorePath;
 use vim25::types::{
@@ -8,6 +11,9 @@ use vim25::types::{
     VirtualMachinePowerState, methods,
 };
 use vim25::{Error, Session};
+
+/// How long a guest may take to shut down before its VM is powered off.
+const SHUT_DOWN: Duration = Duration::from_secs(15);
 
 /// Powers off and destroys the endpoint VM, with the bridge network that was made for it, and the files that vSphere
 /// does not know to be the VM's.
@@ -37,6 +43,7 @@ async fn endpoint_inner(
         return Ok(());
     }
     if facts.get::<VirtualMachinePowerState>("runtime.powerState")? != Some(VirtualMachinePowerState::PoweredOff) {
+        shut_down(session, vm).await;
         match session.run(&methods::PowerOffVMTask { this: vm.clone() }).await {
             // It went off by itself meanwhile.
             Err(e) if e.fault_name() == Some("InvalidPowerState") => {}
@@ -63,6 +70,19 @@ async fn endpoint_inner(
         Some(files) => delete_file(session, datacenter, &files).await,
         None => Ok(()),
     }
+}
+
+/// Lets the guest end by itself, that its vSphere session be closed; one that does not listen is powered off anyway.
+async fn shut_down(session: &Session, vm: &ManagedObjectReference) {
+    if session.call(&methods::ShutdownGuest { this: vm.clone() }).await.is_err() {
+        return;
+    }
+    let Ok(mut watch) = session.watch(vm, &["runtime.powerState"]).await else { return };
+    let off = watch.until(vm, |object| {
+        let state = object.get::<VirtualMachinePowerState>("runtime.powerState")?;
+        Ok::<_, Error>((state == Some(VirtualMachinePowerState::PoweredOff)).then_some(()))
+    });
+    let _ = timeout(SHUT_DOWN, off).await;
 }
 
 /// Removes the NICs on the port group: one that is connected keeps it from being removed.
