@@ -57,7 +57,13 @@ fn the_appliance_boots_serves_docker_over_mutual_tls_and_powers_off() {
     assert_eq!(text(&version), "vSphere Integrated Containers 1.53\n", "console:\n{}", guest.console());
     let info = docker(&["info", "--format", "{{.Name}} {{.MemTotal}} {{.OSType}}"]);
     assert_eq!(text(&info), "vch-boot 4294967296 linux\n");
-    assert_eq!(text(&docker(&["ps", "-aq"])), "");
+    // There is no vSphere here, which is told, and told of whom.
+    let ps = docker(&["ps", "-aq"]);
+    assert!(
+        !ps.status.success() && text(&ps).contains("vSphere is not reached: cannot reach 192.0.2.1"),
+        "{}",
+        text(&ps)
+    );
     let run = docker(&["create", "busybox"]);
     assert!(!run.status.success() && text(&run).contains("does not yet implement POST"), "{}", text(&run));
 
@@ -83,7 +89,8 @@ fn the_appliance_boots_serves_docker_over_mutual_tls_and_powers_off() {
     });
     let died = status(&died).unwrap();
     assert_eq!(died.stage, Stage::Degraded);
-    assert_eq!(died.services["personality"].last_words, "was killed by SIGKILL");
+    let last_words = &died.services["personality"].last_words;
+    assert!(last_words.lines().any(|l| l == "was killed by SIGKILL"), "{last_words}");
     let back = guest.wait(KEY_STATUS, "Ready again", at(Stage::Ready));
     assert_eq!(status(&back).unwrap().services["personality"].restarts, 1);
     assert!(docker(&["version"]).status.success());

@@ -22,6 +22,15 @@ pub(crate) enum ApiError {
     /// The request makes no sense; the text is Docker's.
     #[error("{0}")]
     Bad(String),
+    /// Not in the state that the thing is in; the text is Docker's.
+    #[error("{0}")]
+    Conflict(String),
+    /// It was tried, and did not work.
+    #[error("{0}")]
+    Failed(String),
+    /// It cannot be tried now.
+    #[error("{0}")]
+    Unavailable(String),
 }
 
 impl ApiError {
@@ -30,6 +39,9 @@ impl ApiError {
             Self::NoPage | Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::NotYet { .. } => StatusCode::NOT_IMPLEMENTED,
             Self::Bad(_) => StatusCode::BAD_REQUEST,
+            Self::Conflict(_) => StatusCode::CONFLICT,
+            Self::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }

@@ -10,6 +10,7 @@
 mod api;
 mod error;
 mod machine;
+mod reach;
 mod server;
 mod tls;
 mod version;
@@ -21,10 +22,14 @@ use std::{
     process::ExitCode,
 };
 
-use tokio::net::{TcpListener, UnixListener};
+use tokio::{
+    net::{TcpListener, UnixListener},
+    signal::unix::{SignalKind, signal},
+};
 use vch_config::{Document, VchConfig, VchSecrets};
 
 pub use api::App;
+pub use reach::Reach;
 pub use server::{Limits, serve_tcp, serve_unix};
 pub use tls::{TlsError, acceptor};
 
@@ -45,9 +50,9 @@ enum StartError {
     Runtime(#[source] std::io::Error),
 }
 
-/// Serves the API until the process is ended; `arguments` are those after the service's name.
+/// Serves the API until the process is told to end; `arguments` are those after the service's name.
 pub fn main(arguments: impl IntoIterator<Item = String>) -> ExitCode {
-    let Err(error) = run(arguments);
+    let Err(error) = run(arguments) else { return ExitCode::SUCCESS };
     let mut text = format!("the Docker API cannot be served: {error}");
     let mut cause = std::error::Error::source(&error);
     while let Some(inner) = cause {
@@ -55,11 +60,16 @@ pub fn main(arguments: impl IntoIterator<Item = String>) -> ExitCode {
         cause = inner.source();
     }
     // Init keeps the last line of a service that ends.
-    let _ = writeln!(std::io::stderr(), "{text}");
+    say(&text);
     ExitCode::FAILURE
 }
 
-fn run(arguments: impl IntoIterator<Item = String>) -> Result<std::convert::Infallible, StartError> {
+/// A line in the log, which is standard error.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+fn run(arguments: impl IntoIterator<Item = String>) -> Result<(), StartError> {
     let arguments: Vec<String> = arguments.into_iter().collect();
     let [flag, folder] = arguments.as_slice() else { return Err(StartError::Usage) };
     if flag != "--config-dir" {
@@ -74,13 +84,21 @@ fn run(arguments: impl IntoIterator<Item = String>) -> Result<std::convert::Infa
         let address = SocketAddr::from(([0, 0, 0, 0], config.api.port));
         let listen = |place: String| move |source| StartError::Listen { place, source };
         let tcp = TcpListener::bind(address).await.map_err(listen(address.to_string()))?;
-        let app = App::new(config, env!("CARGO_PKG_VERSION"));
+        let mut told = signal(SignalKind::terminate()).map_err(StartError::Runtime)?;
+        let end = async move {
+            told.recv().await;
+        };
+        let (reach, kept) = Reach::keep(config.clone(), secrets, end);
+        let app = App::new(config, env!("CARGO_PKG_VERSION"), reach);
         let socket = folder.join("personality.sock");
         // Left by the process before; binding needs a free name.
         let _ = std::fs::remove_file(&socket);
         let unix = UnixListener::bind(&socket).map_err(listen(socket.display().to_string()))?;
         tokio::spawn(serve_unix(unix, app.clone()));
-        Ok(serve_tcp(tcp, tls, app, Limits::default()).await)
+        tokio::select! {
+            never = serve_tcp(tcp, tls, app, Limits::default()) => match never {},
+            _ = kept => Ok(()),
+        }
     })
 }
 

@@ -4,7 +4,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use personality::{App, Limits, acceptor, serve_tcp};
+use personality::{App, Limits, Reach, acceptor, serve_tcp};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::{
     ClientConfig, RootCertStore, SupportedProtocolVersion,
@@ -48,7 +48,7 @@ async fn serve(tls: ApiTls, key: &str, limits: Limits) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let acceptor = acceptor(&tls, &key.to_owned().into()).unwrap();
-    tokio::spawn(serve_tcp(listener, acceptor, App::new(config(), "0.1.0"), limits));
+    tokio::spawn(serve_tcp(listener, acceptor, App::new(config(), "0.1.0", Reach::default()), limits));
     address
 }
 

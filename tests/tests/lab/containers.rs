@@ -15,7 +15,7 @@ use tether_proto::{Container, Disk, Process};
 use tokio::time::timeout;
 use vch_config::{Document as _, KEY_CONFIG, VchConfig};
 use vic_tests::block_on;
-use vic_tests::lab::Lab;
+use vic_tests::lab::{ADDRESS, Lab, text};
 use vic_tests::suite::NAME;
 use vim25::Session;
 use vim25::datastore::DatastorePath;
@@ -192,4 +192,71 @@ fn a_container_is_a_vm() {
     });
     stage.vic("delete", &["--name", NAME]).ended_with(0);
     stage.check_wire_log();
+}
+
+/// What docker prints, of a command that must succeed.
+fn said(lab: &Lab, args: &[&str]) -> String {
+    let output = lab.docker(&lab.stage.folder.path().join(NAME), args);
+    assert!(output.status.success(), "docker {args:?}: {}", text(&output));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// What docker complains of.
+fn refused(lab: &Lab, args: &[&str]) -> String {
+    let output = lab.docker(&lab.stage.folder.path().join(NAME), args);
+    assert!(!output.status.success(), "docker {args:?}: {}", text(&output));
+    text(&output)
+}
+
+#[test]
+fn docker_drives_containers() {
+    let lab = Lab::up(&[]);
+    let stage = &lab.stage;
+    let ip = format!("{ADDRESS}/24");
+    let args = ["--public-network-ip", &ip, "--public-network-gateway", "192.168.120.1", "--output", "json"];
+    let created = stage.vic("create", &stage.create_args(NAME, &args)).ended_with(0).json();
+    let before = stage.inventory();
+    assert_eq!(said(&lab, &["ps", "-aq"]), "");
+    // Images are not there yet: the test makes the containers.
+    block_on(async {
+        let session = stage.session().await;
+        let disk = image(&session, stage.folder.path()).await;
+        let config = config(&session, created["id"].as_str().unwrap()).await;
+        let site = Site::find(&session, &config).await.unwrap();
+        for (id, name, word) in [("a", "talker", "hello"), ("b", "waiter", "wait")] {
+            let (record, guest) = documents(&config.id, id, name, word);
+            let new = New { record: &record, guest: &guest, image: &disk, memory_mib: 256, cpus: 1 };
+            site.create(new).await.unwrap();
+        }
+        session.logout().await.unwrap();
+    });
+
+    assert_eq!(said(&lab, &["ps", "-q"]), "");
+    let all = ["ps", "-a", "--format", "{{.Names}} {{.State}} {{.Status}}"];
+    assert_eq!(said(&lab, &all), "talker created Created\nwaiter created Created");
+    assert_eq!(said(&lab, &["start", "talker"]), "talker");
+    assert_eq!(said(&lab, &["wait", "talker"]), "3");
+    let exited = said(&lab, &["ps", "-a", "--filter", "exited=3", "--format", "{{.Names}} {{.Status}}"]);
+    assert!(exited.starts_with("talker Exited (3) ") && exited.ends_with(" ago"), "{exited}");
+
+    said(&lab, &["start", "waiter"]);
+    said(&lab, &["start", "waiter"]);
+    assert!(said(&lab, &["ps", "--format", "{{.Names}} {{.Status}}"]).starts_with("waiter Up "));
+    let state = ["inspect", "--format", "{{.State.Status}} {{.State.Running}} {{.Name}}", "bbbb"];
+    assert_eq!(said(&lab, &state), "running true /waiter");
+    assert!(refused(&lab, &["rm", "waiter"]).contains("is running: stop the container before removing"));
+    said(&lab, &["restart", "-t", "3", "waiter"]);
+    said(&lab, &["stop", "waiter"]);
+    assert_eq!(said(&lab, &["inspect", "--format", "{{.State.ExitCode}}", "waiter"]), "143");
+    assert!(refused(&lab, &["kill", "waiter"]).contains("container waiter is not running"));
+    said(&lab, &["start", "waiter"]);
+    said(&lab, &["kill", "waiter"]);
+    assert_eq!(said(&lab, &["inspect", "--format", "{{.State.ExitCode}}", "waiter"]), "137");
+    said(&lab, &["start", "waiter"]);
+    said(&lab, &["rm", "-f", "waiter"]);
+    said(&lab, &["rm", "talker"]);
+    assert!(refused(&lab, &["rm", "talker"]).contains("No such container: talker"));
+    assert_eq!(said(&lab, &["ps", "-aq"]), "");
+    assert_eq!(stage.inventory(), before, "nothing of the containers is left");
+    stage.vic("delete", &["--name", NAME]).ended_with(0);
 }

@@ -7,7 +7,7 @@ use axum::{
     extract::Path,
     routing::{any, get},
 };
-use bollard_stubs::models::{ContainerSummary, ImageSummary, Network, Plugin, VolumeListResponse};
+use bollard_stubs::models::{ImageSummary, Network, Plugin, VolumeListResponse};
 use serde_json::{Value, json};
 
 use super::State;
@@ -15,7 +15,6 @@ use crate::error::ApiError;
 
 pub(super) fn routes() -> Router<Arc<State>> {
     Router::new()
-        .route("/containers/json", get(async || Json(Vec::<ContainerSummary>::new())))
         .route("/images/json", get(async || Json(Vec::<ImageSummary>::new())))
         .route("/networks", get(async || Json(Vec::<Network>::new())))
         .route("/volumes", get(volumes))

@@ -1,9 +1,12 @@
 //! The API's endpoints.
 
+mod container;
+mod container_filter;
 mod empty;
 mod not_yet;
 mod system;
 mod upload;
+mod words;
 
 use std::sync::Arc;
 
@@ -17,7 +20,7 @@ use tower::ServiceExt;
 use upload::Upload;
 use vch_config::VchConfig;
 
-use crate::{error::ApiError, machine::Machine, version};
+use crate::{error::ApiError, machine::Machine, reach::Reach, version};
 
 /// What every handler knows.
 #[derive(Debug)]
@@ -25,6 +28,7 @@ pub(crate) struct State {
     config: VchConfig,
     version: &'static str,
     machine: Machine,
+    reach: Reach,
 }
 
 /// The API; clones share it.
@@ -36,10 +40,11 @@ pub struct App {
 
 impl App {
     /// The API of the VCH that `config` describes, served by `version` of the software.
-    pub fn new(config: VchConfig, version: &'static str) -> Self {
-        let state = Arc::new(State { config, version, machine: Machine::look() });
+    pub fn new(config: VchConfig, version: &'static str, reach: Reach) -> Self {
+        let state = Arc::new(State { config, version, machine: Machine::look(), reach });
         let router = Router::new()
             .merge(system::routes())
+            .merge(container::routes())
             .merge(empty::routes())
             .merge(not_yet::routes())
             .fallback(async || ApiError::NoPage)
@@ -109,7 +114,7 @@ mod tests {
             "storage":{{"image_store":"[ds] vch","volume_stores":[{{"label":"default","path":"[ds] v"}},{{"label":"fast","path":"[ssd] v"}}]}},
             "limits":{limits}}}"#
         );
-        App::new(VchConfig::from_text(&text).unwrap(), "0.1.0")
+        App::new(VchConfig::from_text(&text).unwrap(), "0.1.0", Reach::default())
     }
 
     async fn ask(method: Method, path: &str) -> (u16, Response<()>, Vec<u8>) {

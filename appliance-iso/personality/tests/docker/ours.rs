@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use personality::{App, serve_unix};
+use personality::{App, Reach, serve_unix};
 use tempfile::TempDir;
 use tokio::{net::UnixListener, runtime::Runtime};
 use vch_config::{Document, VchConfig};
@@ -24,7 +24,7 @@ impl Ours {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let _guard = runtime.enter();
         let listener = UnixListener::bind(folder.path().join("socket")).unwrap();
-        runtime.spawn(serve_unix(listener, App::new(VchConfig::from_text(CONFIG).unwrap(), "0.1.0")));
+        runtime.spawn(serve_unix(listener, App::new(VchConfig::from_text(CONFIG).unwrap(), "0.1.0", Reach::default())));
         drop(_guard);
         Self { folder, _runtime: runtime }
     }

@@ -1,0 +1,307 @@
+//! Containers: list, inspect, start, stop, kill, restart, wait, remove.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::{
+    Json, Router,
+    extract::{Path, Query, State as Shared},
+    http::StatusCode,
+    routing::{delete, get, post},
+};
+use bollard_stubs::models::{
+    ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, ContainerSummary, ContainerSummaryHostConfig,
+    ContainerSummaryNetworkSettings, ContainerSummaryStateEnum, ContainerWaitResponse,
+};
+use port_layer::container::phase::Phase;
+use port_layer::container::table::Container;
+use port_layer::{Engine, Failure, Outcome, Until};
+use serde::Deserialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::State;
+use super::container_filter::Filters;
+use super::words;
+use crate::error::ApiError;
+
+pub(super) fn routes() -> Router<Arc<State>> {
+    Router::new()
+        .route("/containers/json", get(list))
+        .route("/containers/{id}/json", get(inspect))
+        .route("/containers/{id}/start", post(start))
+        .route("/containers/{id}/stop", post(stop))
+        .route("/containers/{id}/restart", post(restart))
+        .route("/containers/{id}/kill", post(kill))
+        .route("/containers/{id}/wait", post(wait))
+        .route("/containers/{id}", delete(remove))
+}
+
+/// Docker reads a truth from a word, and takes any other for true.
+fn truth(word: Option<&String>) -> bool {
+    word.is_some_and(|w| !["", "0", "no", "false", "none"].contains(&w.trim().to_lowercase().as_str()))
+}
+
+#[derive(Debug, Deserialize)]
+struct ListQuery {
+    all: Option<String>,
+    limit: Option<i64>,
+    filters: Option<String>,
+}
+
+async fn list(
+    Shared(state): Shared<Arc<State>>,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<Vec<ContainerSummary>>, ApiError> {
+    let filters = Filters::read(query.filters.as_deref().unwrap_or_default())?;
+    let Some(engine) = state.engine().await? else { return Ok(Json(Vec::new())) };
+    let table = engine.table();
+    let limit = query.limit.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
+    // Who asks for the newest or for a state means those that do not run, too.
+    let all = truth(query.all.as_ref()) || limit.is_some() || filters.names_a_state();
+    let mut found: Vec<(&Container, Phase)> = table.iter().map(|c| (c, engine.phase(c))).collect();
+    found.sort_by_key(|(c, _)| std::cmp::Reverse(c.record.created_ns));
+    found.retain(|(c, phase)| (all || phase.is_alive()) && filters.accept(c, phase, &table));
+    found.truncate(limit.unwrap_or(usize::MAX));
+    let now = OffsetDateTime::now_utc();
+    Ok(Json(found.into_iter().map(|(c, phase)| summary(c, &phase, now)).collect()))
+}
+
+fn summary(container: &Container, phase: &Phase, now: OffsetDateTime) -> ContainerSummary {
+    let record = &container.record;
+    let config = words::config(record);
+    let argv = words::argv(&config);
+    ContainerSummary {
+        id: Some(record.id.clone()),
+        names: Some(vec![format!("/{}", record.name)]),
+        image: Some(record.image.clone()),
+        image_id: Some(record.image_id.clone()),
+        command: Some(argv.join(" ")),
+        created: i64::try_from(record.created_ns / 1_000_000_000).ok(),
+        ports: Some(Vec::new()),
+        labels: Some(config.labels.unwrap_or_default()),
+        state: Some(match phase.status() {
+            "running" => ContainerSummaryStateEnum::RUNNING,
+            "paused" => ContainerSummaryStateEnum::PAUSED,
+            "exited" => ContainerSummaryStateEnum::EXITED,
+            "removing" => ContainerSummaryStateEnum::REMOVING,
+            _ => ContainerSummaryStateEnum::CREATED,
+        }),
+        status: Some(words::status(container, phase, now)),
+        host_config: Some(ContainerSummaryHostConfig {
+            network_mode: words::host_config(record).network_mode,
+            ..Default::default()
+        }),
+        network_settings: Some(ContainerSummaryNetworkSettings { networks: Some(Default::default()) }),
+        mounts: Some(Vec::new()),
+        ..Default::default()
+    }
+}
+
+async fn inspect(
+    Shared(state): Shared<Arc<State>>,
+    Path(id): Path<String>,
+) -> Result<Json<ContainerInspectResponse>, ApiError> {
+    let engine = state.engine_for(&id).await?;
+    let table = engine.table();
+    let container = table.find(&id).map_err(|e| ApiError::NotFound(e.to_string()))?;
+    let phase = engine.phase(container);
+    let record = &container.record;
+    let config = words::config(record);
+    let argv = words::argv(&config);
+    let run = container.run.as_ref();
+    let error = match &phase {
+        Phase::Created { failed: Some((_, error)) } => error.clone(),
+        _ => String::new(),
+    };
+    let status = match phase.status() {
+        "running" => ContainerStateStatusEnum::RUNNING,
+        "paused" => ContainerStateStatusEnum::PAUSED,
+        "exited" => ContainerStateStatusEnum::EXITED,
+        "removing" => ContainerStateStatusEnum::REMOVING,
+        _ => ContainerStateStatusEnum::CREATED,
+    };
+    let state = ContainerState {
+        status: Some(status),
+        running: Some(phase.is_alive()),
+        paused: Some(phase == Phase::Paused),
+        restarting: Some(false),
+        oom_killed: Some(matches!(phase, Phase::Exited { out_of_memory: true, .. })),
+        dead: Some(false),
+        // The process is not one of the endpoint's: in its own VM it is the first after PID 1.
+        pid: Some(0),
+        exit_code: Some(phase.exit_code().into()),
+        error: Some(error),
+        started_at: Some(time(run.and_then(|r| r.started_ns))),
+        finished_at: Some(time(run.and_then(|r| r.finished_ns).filter(|_| !phase.is_alive()))),
+        health: None,
+    };
+    Ok(Json(ContainerInspectResponse {
+        id: Some(record.id.clone()),
+        created: Some(time(Some(record.created_ns))),
+        path: Some(argv.first().cloned().unwrap_or_default()),
+        args: Some(argv.into_iter().skip(1).collect()),
+        state: Some(state),
+        image: Some(record.image_id.clone()),
+        name: Some(format!("/{}", record.name)),
+        restart_count: Some(0),
+        driver: Some("vsphere".to_owned()),
+        platform: Some("linux".to_owned()),
+        mounts: Some(Vec::new()),
+        host_config: Some(words::host_config(record)),
+        config: Some(config),
+        ..Default::default()
+    }))
+}
+
+/// RFC 3339 with nanoseconds; Docker's zero where there is none.
+fn time(ns: Option<u64>) -> String {
+    ns.and_then(|ns| OffsetDateTime::from_unix_timestamp_nanos(ns.into()).ok())
+        .and_then(|t| t.format(&Rfc3339).ok())
+        .unwrap_or_else(|| "0001-01-01T00:00:00Z".to_owned())
+}
+
+fn answer(outcome: Outcome) -> StatusCode {
+    match outcome {
+        Outcome::Done => StatusCode::NO_CONTENT,
+        Outcome::Already => StatusCode::NOT_MODIFIED,
+    }
+}
+
+async fn start(Shared(state): Shared<Arc<State>>, Path(id): Path<String>) -> Result<StatusCode, ApiError> {
+    let engine = state.engine_for(&id).await?;
+    done(async move { engine.start_container(&id).await }).await.map(answer)
+}
+
+#[derive(Debug, Deserialize)]
+struct StopQuery {
+    t: Option<i64>,
+    signal: Option<String>,
+}
+
+impl StopQuery {
+    /// The time to wait; a negative one is for ever.
+    fn limit(&self) -> Result<Option<Duration>, ApiError> {
+        if let Some(signal) = self.signal.as_ref().filter(|s| !s.is_empty()) {
+            return Err(ApiError::NotYet { endpoint: format!("stopping with another signal ({signal})") });
+        }
+        let year = 365 * 24 * 3600;
+        Ok(self.t.map(|t| Duration::from_secs(u64::try_from(t).map_or(year, |t| t.min(year)))))
+    }
+}
+
+async fn stop(
+    Shared(state): Shared<Arc<State>>,
+    Path(id): Path<String>,
+    Query(query): Query<StopQuery>,
+) -> Result<StatusCode, ApiError> {
+    let (engine, limit) = (state.engine_for(&id).await?, query.limit()?);
+    done(async move { engine.stop_container(&id, limit).await }).await.map(answer)
+}
+
+async fn restart(
+    Shared(state): Shared<Arc<State>>,
+    Path(id): Path<String>,
+    Query(query): Query<StopQuery>,
+) -> Result<StatusCode, ApiError> {
+    let (engine, limit) = (state.engine_for(&id).await?, query.limit()?);
+    done(async move { engine.restart_container(&id, limit).await }).await.map(answer)
+}
+
+#[derive(Debug, Deserialize)]
+struct KillQuery {
+    signal: Option<String>,
+}
+
+async fn kill(
+    Shared(state): Shared<Arc<State>>,
+    Path(id): Path<String>,
+    Query(query): Query<KillQuery>,
+) -> Result<StatusCode, ApiError> {
+    let engine = state.engine_for(&id).await?;
+    let signal = query.signal.unwrap_or_default().to_uppercase();
+    if !["", "KILL", "SIGKILL", "9"].contains(&signal.as_str()) {
+        return Err(ApiError::NotYet { endpoint: format!("POST /containers/{{id}}/kill with signal {signal}") });
+    }
+    done(async move { engine.kill_container(&id).await }).await.map(answer)
+}
+
+#[derive(Debug, Deserialize)]
+struct WaitQuery {
+    condition: Option<String>,
+}
+
+async fn wait(
+    Shared(state): Shared<Arc<State>>,
+    Path(id): Path<String>,
+    Query(query): Query<WaitQuery>,
+) -> Result<Json<ContainerWaitResponse>, ApiError> {
+    let until = match query.condition.as_deref().unwrap_or_default() {
+        "" | "not-running" => Until::NotRunning,
+        "next-exit" => Until::NextExit,
+        "removed" => Until::Removed,
+        other => return Err(ApiError::Bad(format!("invalid condition: {other:?}"))),
+    };
+    let engine = state.engine_for(&id).await?;
+    let status_code = engine.wait_for(&id, until).await?.into();
+    Ok(Json(ContainerWaitResponse { status_code, error: None }))
+}
+
+#[derive(Debug, Deserialize)]
+struct RemoveQuery {
+    force: Option<String>,
+}
+
+async fn remove(
+    Shared(state): Shared<Arc<State>>,
+    Path(id): Path<String>,
+    Query(query): Query<RemoveQuery>,
+) -> Result<StatusCode, ApiError> {
+    let engine = state.engine_for(&id).await?;
+    let force = truth(query.force.as_ref());
+    done(async move { engine.remove_container(&id, force).await }).await.map(answer)
+}
+
+/// Sees a change through although the client goes away.
+async fn done<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Failure>> + Send + 'static,
+) -> Result<T, ApiError> {
+    match tokio::spawn(work).await {
+        Ok(outcome) => Ok(outcome?),
+        Err(_) => Err(ApiError::Failed("the operation ended without an answer".to_owned())),
+    }
+}
+
+impl From<Failure> for ApiError {
+    fn from(failure: Failure) -> Self {
+        let text = failure.to_string();
+        match failure {
+            Failure::NotFound(_) => Self::NotFound(text),
+            Failure::Refused { .. } => Self::Conflict(text),
+            // Docker: the client's fault when the image has no such program.
+            Failure::NoProcess { code: 126 | 127, .. } => Self::Bad(text),
+            Failure::NoProcess { .. } | Failure::Late { .. } => Self::Failed(text),
+            Failure::Vsphere(error) => {
+                let mut text = text;
+                let mut cause = std::error::Error::source(&error);
+                while let Some(inner) = cause {
+                    text.push_str(&format!(": {inner}"));
+                    cause = inner.source();
+                }
+                Self::Failed(format!("vSphere: {text}"))
+            }
+        }
+    }
+}
+
+impl State {
+    /// The port layer; none in a VCH that is given none.
+    async fn engine(&self) -> Result<Option<Arc<Engine>>, ApiError> {
+        self.reach.engine().await
+    }
+
+    /// The port layer that knows container `id`.
+    async fn engine_for(&self, id: &str) -> Result<Arc<Engine>, ApiError> {
+        self.engine().await?.ok_or_else(|| ApiError::NotFound(format!("No such container: {id}")))
+    }
+}

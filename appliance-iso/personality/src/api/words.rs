@@ -1,0 +1,86 @@
+//! What is said of a container in Docker's words.
+
+use bollard_stubs::models::{ContainerConfig, HostConfig};
+use port_layer::container::phase::Phase;
+use port_layer::container::record::Record;
+use port_layer::container::table::Container;
+use time::{Duration, OffsetDateTime};
+
+/// Docker's `Config` of the container.
+pub(super) fn config(record: &Record) -> ContainerConfig {
+    serde_json::from_str(&record.config).unwrap_or_default()
+}
+
+/// Docker's `HostConfig` of the container.
+pub(super) fn host_config(record: &Record) -> HostConfig {
+    serde_json::from_str(&record.host_config).unwrap_or_default()
+}
+
+/// Entry point and command.
+pub(super) fn argv(config: &ContainerConfig) -> Vec<String> {
+    [&config.entrypoint, &config.cmd].into_iter().flatten().flatten().cloned().collect()
+}
+
+/// `Up 3 minutes`, `Exited (0) 5 seconds ago`.
+pub(super) fn status(container: &Container, phase: &Phase, now: OffsetDateTime) -> String {
+    let since = |ns: Option<u64>| {
+        let then = ns.and_then(|ns| OffsetDateTime::from_unix_timestamp_nanos(ns.into()).ok()).unwrap_or(now);
+        human(now - then)
+    };
+    let run = container.run.as_ref();
+    let (started, finished) = (run.and_then(|r| r.started_ns), run.and_then(|r| r.finished_ns));
+    match phase {
+        Phase::Created { .. } => "Created".to_owned(),
+        Phase::Starting | Phase::Running => format!("Up {}", since(started)),
+        Phase::Paused => format!("Up {} (Paused)", since(started)),
+        Phase::Exited { code, .. } => format!("Exited ({code}) {} ago", since(finished)),
+        Phase::Removing => "Removal In Progress".to_owned(),
+    }
+}
+
+/// A duration as Docker says it to people.
+fn human(duration: Duration) -> String {
+    let seconds = duration.whole_seconds().max(0);
+    let (minutes, hours) = (seconds / 60, (seconds + 1800) / 3600);
+    match (seconds, minutes, hours) {
+        (0, ..) => "Less than a second".to_owned(),
+        (1, ..) => "1 second".to_owned(),
+        (2..60, ..) => format!("{seconds} seconds"),
+        (_, 1, _) => "About a minute".to_owned(),
+        (_, 2..60, _) => format!("{minutes} minutes"),
+        (.., 0 | 1) => "About an hour".to_owned(),
+        (.., 2..48) => format!("{hours} hours"),
+        (.., 48..336) => format!("{} days", hours / 24),
+        (.., 336..1440) => format!("{} weeks", hours / 24 / 7),
+        (.., 1440..17520) => format!("{} months", hours / 24 / 30),
+        _ => format!("{} years", hours / 24 / 365),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_said_as_docker_says_them() {
+        for (seconds, said) in [
+            (-5, "Less than a second"),
+            (0, "Less than a second"),
+            (1, "1 second"),
+            (59, "59 seconds"),
+            (60, "About a minute"),
+            (119, "About a minute"),
+            (120, "2 minutes"),
+            (3599, "59 minutes"),
+            (3600, "About an hour"),
+            (5400, "2 hours"),
+            (47 * 3600, "47 hours"),
+            (48 * 3600, "2 days"),
+            (14 * 86400, "2 weeks"),
+            (60 * 86400, "2 months"),
+            (730 * 86400, "2 years"),
+        ] {
+            assert_eq!(human(Duration::seconds(seconds)), said, "{seconds}");
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! [`Reach`]: the way to vSphere, which may come late, go, and come again; the API serves meanwhile.
+//!
+//! ```text
+//! Waiting(why) -- login, site, first state --> Up(engine) -- not watched any more --> Waiting(why)
+//! any -- this process is told to end --> logged out: vSphere keeps a forgotten session for half an hour
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use port_layer::{Engine, Site};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use vch_config::{VchConfig, VchSecrets};
+use vim25::trust::Trust;
+use vim25::{Credentials, Options, Session};
+
+use crate::error::ApiError;
+
+/// Time for one call.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// How long a request waits for a connection that is being made: right after the start it is there in a moment.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Pauses between two tries grow from the first to the second.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+
+/// The way to vSphere; clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Reach(Option<watch::Receiver<Now>>);
+
+#[derive(Debug, Clone)]
+enum Now {
+    Waiting(String),
+    Up(Arc<Engine>),
+}
+
+impl Reach {
+    /// Goes there, and again whenever it is lost, until `end`; the task is done when vSphere knows of that too.
+    pub fn keep(
+        config: VchConfig,
+        secrets: VchSecrets,
+        end: impl Future<Output = ()> + Send + 'static,
+    ) -> (Self, JoinHandle<()>) {
+        let (sender, receiver) = watch::channel(Now::Waiting("it has just begun to connect".to_owned()));
+        let kept = tokio::spawn(async move {
+            tokio::pin!(end);
+            let mut pause = PAUSES.0;
+            let mut told = String::new();
+            loop {
+                match connect(&config, &secrets).await {
+                    Ok((engine, session)) => {
+                        pause = PAUSES.0;
+                        told.clear();
+                        let engine = Arc::new(engine);
+                        let _ = sender.send(Now::Up(Arc::clone(&engine)));
+                        let over = tokio::select! {
+                            () = engine.ended() => false,
+                            () = &mut end => true,
+                        };
+                        let _ = sender.send(Now::Waiting("the connection was lost".to_owned()));
+                        let _ = session.logout().await;
+                        if over {
+                            return;
+                        }
+                    }
+                    Err(why) => {
+                        // Once: the service's last words have few lines.
+                        if told != why {
+                            crate::say(&format!("vSphere at {}: {why}", config.vsphere.target));
+                            told.clone_from(&why);
+                        }
+                        let _ = sender.send(Now::Waiting(why));
+                    }
+                }
+                if timeout(pause, &mut end).await.is_ok() {
+                    return;
+                }
+                pause = (pause * 2).min(PAUSES.1);
+            }
+        });
+        (Self(Some(receiver)), kept)
+    }
+
+    /// The port layer, which may be on its way; none when there is no way to be kept.
+    pub(crate) async fn engine(&self) -> Result<Option<Arc<Engine>>, ApiError> {
+        let Some(mut now) = self.0.clone() else { return Ok(None) };
+        let _ = timeout(PATIENCE, now.wait_for(|now| matches!(now, Now::Up(_)))).await;
+        let now = now.borrow().clone();
+        match now {
+            Now::Up(engine) => Ok(Some(engine)),
+            Now::Waiting(why) => Err(ApiError::Unavailable(format!("vSphere is not reached: {why}"))),
+        }
+    }
+}
+
+async fn connect(config: &VchConfig, secrets: &VchSecrets) -> Result<(Engine, Session), String> {
+    let vsphere = &config.vsphere;
+    let mut prints = Vec::new();
+    for print in &vsphere.thumbprints {
+        prints.push(print.parse().map_err(|e| format!("thumbprint {print:?}: {e}"))?);
+    }
+    let trust = match (prints.is_empty(), vsphere.ca_pem.is_empty()) {
+        (false, _) => Trust::Thumbprints(prints),
+        (true, false) => Trust::Ca(vsphere.ca_pem.clone()),
+        (true, true) => Trust::System,
+    };
+    let options = Options {
+        target: vsphere.target.parse().map_err(|e| format!("{:?} is no address: {e}", vsphere.target))?,
+        credentials: Credentials { user: vsphere.username.clone(), password: secrets.vsphere_password.clone() },
+        trust,
+        user_agent: format!("vic-engine/{}", config.version),
+        deadline: DEADLINE,
+    };
+    let session = Session::connect(options).await.map_err(|e| chain(&e))?;
+    let engine = match Site::find(&session, config).await {
+        Ok(site) => Engine::start(site).await,
+        Err(e) => Err(e),
+    };
+    match engine {
+        Ok(engine) => Ok((engine, session)),
+        Err(e) => {
+            let _ = session.logout().await;
+            Err(chain(&e))
+        }
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(&format!(": {inner}"));
+        cause = inner.source();
+    }
+    text
+}
