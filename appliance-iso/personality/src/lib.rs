@@ -10,6 +10,7 @@
 mod api;
 mod error;
 mod machine;
+mod multiplex;
 mod reach;
 mod server;
 mod tls;

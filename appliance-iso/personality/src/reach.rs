@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use port_layer::container::events::History;
 use port_layer::{Engine, Site};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -27,7 +28,10 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from
 
 /// The way to vSphere; clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct Reach(Option<watch::Receiver<Now>>);
+pub struct Reach {
+    now: Option<watch::Receiver<Now>>,
+    history: History,
+}
 
 #[derive(Debug, Clone)]
 enum Now {
@@ -43,12 +47,14 @@ impl Reach {
         end: impl Future<Output = ()> + Send + 'static,
     ) -> (Self, JoinHandle<()>) {
         let (sender, receiver) = watch::channel(Now::Waiting("it has just begun to connect".to_owned()));
+        let history = History::default();
+        let told_to = history.clone();
         let kept = tokio::spawn(async move {
             tokio::pin!(end);
             let mut pause = PAUSES.0;
             let mut told = String::new();
             loop {
-                match connect(&config, &secrets).await {
+                match connect(&config, &secrets, &told_to).await {
                     Ok((engine, session)) => {
                         pause = PAUSES.0;
                         told.clear();
@@ -79,12 +85,17 @@ impl Reach {
                 pause = (pause * 2).min(PAUSES.1);
             }
         });
-        (Self(Some(receiver)), kept)
+        (Self { now: Some(receiver), history }, kept)
+    }
+
+    /// What has happened to containers, whether vSphere is reached or not.
+    pub(crate) fn history(&self) -> &History {
+        &self.history
     }
 
     /// The port layer, which may be on its way; none when there is no way to be kept.
     pub(crate) async fn engine(&self) -> Result<Option<Arc<Engine>>, ApiError> {
-        let Some(mut now) = self.0.clone() else { return Ok(None) };
+        let Some(mut now) = self.now.clone() else { return Ok(None) };
         let _ = timeout(PATIENCE, now.wait_for(|now| matches!(now, Now::Up(_)))).await;
         let now = now.borrow().clone();
         match now {
@@ -94,7 +105,7 @@ impl Reach {
     }
 }
 
-async fn connect(config: &VchConfig, secrets: &VchSecrets) -> Result<(Engine, Session), String> {
+async fn connect(config: &VchConfig, secrets: &VchSecrets, history: &History) -> Result<(Engine, Session), String> {
     let vsphere = &config.vsphere;
     let mut prints = Vec::new();
     for print in &vsphere.thumbprints {
@@ -114,7 +125,7 @@ async fn connect(config: &VchConfig, secrets: &VchSecrets) -> Result<(Engine, Se
     };
     let session = Session::connect(options).await.map_err(|e| chain(&e))?;
     let engine = match Site::find(&session, config).await {
-        Ok(site) => Engine::start(site).await,
+        Ok(site) => Engine::start(site, history.clone()).await,
         Err(e) => Err(e),
     };
     match engine {

@@ -23,6 +23,11 @@ impl fmt::Display for ApiVersion {
 }
 
 impl ApiVersion {
+    /// `major.minor`.
+    pub(crate) const fn new(major: u32, minor: u32) -> Self {
+        Self { major, minor }
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let (major, minor) = text.split_once('.')?;
         let number = |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?;

@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::broadcast;
 use tokio::time::timeout;
 use vim25::types::ManagedObjectReference;
 
 use crate::container::admission::{Operation, Refusal, Verdict, admit};
+use crate::container::events::History;
+use crate::container::logs::{self, LogLines, LogQuery};
 use crate::container::phase::{Phase, Power};
-use crate::container::reconciler::{Event, Reconciler};
-use crate::container::table::{Container, NotFound, Table};
+use crate::container::reconciler::{Reconciler, Watched};
+use crate::container::table::{Change, Container, NotFound, Table};
 use crate::{Site, SiteError};
 
 /// How long a guest may take from power-on to its process.
@@ -23,11 +24,15 @@ const STOP: Duration = Duration::from_secs(10);
 /// What the way to the guest and back may take beyond that.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// The signal that no process survives, and that the end of its VM amounts to.
+const SIGKILL: i32 = 9;
+
 /// The port layer at work.
 #[derive(Debug)]
 pub struct Engine {
     site: Site,
     reconciler: Reconciler,
+    history: History,
     locks: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
     removing: Mutex<BTreeSet<String>>,
 }
@@ -90,28 +95,23 @@ pub enum Until {
 type Result<T, E = Failure> = std::result::Result<T, E>;
 
 impl Engine {
-    /// Begins to look after the containers of the VCH whose place is `site`.
+    /// Begins to look after the containers of the VCH whose place is `site`; what happens is told to `history`.
     ///
     /// # Errors
     /// Those of vSphere.
-    pub async fn start(site: Site) -> Result<Self, SiteError> {
-        let reconciler = Reconciler::start(&site).await?;
-        Ok(Self { site, reconciler, locks: Mutex::default(), removing: Mutex::default() })
+    pub async fn start(site: Site, history: History) -> Result<Self, SiteError> {
+        let reconciler = Reconciler::start(&site, &history).await?;
+        Ok(Self { site, reconciler, history, locks: Mutex::default(), removing: Mutex::default() })
     }
 
     /// The containers as they are now.
     pub fn table(&self) -> Arc<Table> {
-        self.reconciler.table()
-    }
-
-    /// What happens from now on.
-    pub fn events(&self) -> broadcast::Receiver<Event> {
-        self.reconciler.events()
+        self.watched().table()
     }
 
     /// Ends when vSphere is not watched any more: then another engine is to be started.
     pub async fn ended(&self) {
-        let _ = self.reconciler.until(|_| None::<()>).await;
+        let _ = self.watched().until(|_| None::<()>).await;
     }
 
     /// Where a container stands.
@@ -139,7 +139,7 @@ impl Engine {
         self.off(id).await?;
         let before = self.table().find(id)?.clone();
         self.site.start(&vm(&before), before.run.is_some()).await?;
-        let began = self.reconciler.until(|table| {
+        let began = self.watched().until(|table| {
             let Ok(now) = table.find(id) else { return Some(None) };
             let fresh = now.run != before.run && now.run.is_some();
             (fresh && now.phase() != Phase::Starting).then(|| Some(now.phase()))
@@ -165,7 +165,10 @@ impl Engine {
         if self.admit(&id, Operation::Stop)? == Outcome::Already {
             return Ok(Outcome::Already);
         }
-        self.end(&id, limit).await
+        let container = self.table().find(&id)?.clone();
+        let outcome = self.end(&id, limit).await?;
+        self.tell(&container, Change::Stop);
+        Ok(outcome)
     }
 
     async fn end(&self, id: &str, limit: Option<Duration>) -> Result<Outcome> {
@@ -187,6 +190,7 @@ impl Engine {
         // No lock: a kill ends what holds it.
         let container = self.table().find(wanted)?.clone();
         self.admit(&container.record.id, Operation::Kill)?;
+        self.tell(&container, Change::Kill { signal: SIGKILL });
         self.site.power_off(&vm(&container)).await?;
         self.until_off(&container).await
     }
@@ -200,10 +204,14 @@ impl Engine {
         let lock = self.lock(&id);
         let _held = lock.lock().await;
         self.admit(&id, Operation::Restart)?;
-        if self.table().find(&id)?.phase().is_alive() {
+        let container = self.table().find(&id)?.clone();
+        if container.phase().is_alive() {
             self.end(&id, limit).await?;
+            self.tell(&container, Change::Stop);
         }
-        self.power_on(&id).await
+        let outcome = self.power_on(&id).await?;
+        self.tell(&container, Change::Restart);
+        Ok(outcome)
     }
 
     /// `docker rm`: with `force`, whatever the container does, and whoever holds its lock.
@@ -215,8 +223,11 @@ impl Engine {
         let id = &container.record.id;
         self.admit(id, Operation::Remove { force })?;
         let removal = Removal::mark(&self.removing, id);
+        if container.phase().is_alive() {
+            self.tell(&container, Change::Kill { signal: SIGKILL });
+        }
         self.site.destroy(&vm(&container)).await?;
-        let gone = self.reconciler.until(|table| table.find(id).is_err().then_some(()));
+        let gone = self.watched().until(|table| table.find(id).is_err().then_some(()));
         let gone = timeout(OFF, gone).await.map_err(|_| late(&container, "was destroyed, and is still listed"))?;
         drop(removal);
         self.locks.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
@@ -230,7 +241,7 @@ impl Engine {
     pub async fn wait_for(&self, wanted: &str, until: Until) -> Result<i32> {
         let first = self.table().find(wanted)?.clone();
         let (id, last) = (first.record.id.clone(), Mutex::new(first.clone()));
-        let code = self.reconciler.until(|table| {
+        let code = self.watched().until(|table| {
             let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
             let Ok(now) = table.find(&id) else { return Some(last.phase().exit_code()) };
             *last = now.clone();
@@ -244,6 +255,23 @@ impl Engine {
             done.then(|| now.phase().exit_code())
         });
         Ok(code.await?)
+    }
+
+    /// `docker logs`.
+    ///
+    /// # Errors
+    /// [`Failure`] up to where reading begins; later ones come with the lines.
+    pub async fn logs(&self, wanted: &str, query: LogQuery) -> Result<LogLines> {
+        let container = self.table().find(wanted)?.clone();
+        Ok(logs::read(&self.site, self.watched(), &container.record.id, &container.vm, query).await?)
+    }
+
+    fn watched(&self) -> &Watched {
+        self.reconciler.watched()
+    }
+
+    fn tell(&self, container: &Container, change: Change) {
+        self.history.telling().tell(container.record.clone(), change);
     }
 
     fn lock(&self, id: &str) -> Arc<tokio::sync::Mutex<()>> {
@@ -263,14 +291,14 @@ impl Engine {
 
     /// Waits until the container's phase is as wanted, or it is gone.
     async fn until(&self, id: &str, wanted: impl Fn(&Phase) -> bool) -> Result<()> {
-        let found = self.reconciler.until(|t| t.find(id).map_or(true, |c| wanted(&c.phase())).then_some(()));
+        let found = self.watched().until(|t| t.find(id).map_or(true, |c| wanted(&c.phase())).then_some(()));
         Ok(found.await?)
     }
 
     /// Waits until the VM is off, which it is about to be.
     async fn until_off(&self, container: &Container) -> Result<Outcome> {
         let id = &container.record.id;
-        let off = self.reconciler.until(|t| t.find(id).map_or(true, |c| c.power == Power::Off).then_some(()));
+        let off = self.watched().until(|t| t.find(id).map_or(true, |c| c.power == Power::Off).then_some(()));
         match timeout(OFF, off).await {
             Ok(off) => Ok(off.map(|()| Outcome::Done)?),
             Err(_) => Err(late(container, "has ended, and its VM is still on")),

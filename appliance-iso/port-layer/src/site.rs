@@ -17,6 +17,8 @@ pub struct Site {
     pub(crate) pool: ManagedObjectReference,
     pub(crate) folder: ManagedObjectReference,
     pub(crate) datastore: String,
+    /// The datacenter's inventory path without the leading slash, as `/folder` wants it.
+    pub(crate) datacenter: String,
     pub(crate) bootstrap_iso: DatastorePath,
     /// What the endpoint VM's NIC on the bridge network is connected to, and the containers' are.
     pub(crate) bridge: AnyVirtualDeviceBackingInfo,
@@ -87,10 +89,25 @@ impl Site {
             pool,
             folder: ManagedObjectReference::new("Folder", &config.vsphere.folder),
             datastore: images.datastore,
+            datacenter: inventory_path(session, &config.vsphere.datacenter).await?,
             bootstrap_iso: path("the containers' boot image", &config.storage.bootstrap_iso)?,
             bridge,
         })
     }
+}
+
+/// The datacenter's path from the root folder, which is not part of it.
+async fn inventory_path(session: &Session, datacenter: &str) -> Result<String, Error> {
+    let mut at = ManagedObjectReference::new("Datacenter", datacenter);
+    let mut names: Vec<String> = Vec::new();
+    loop {
+        let object = session.read(&at, &["name", "parent"]).await?;
+        let Some(parent) = object.get("parent")? else { break };
+        names.push(object.require("name")?);
+        at = parent;
+    }
+    names.reverse();
+    Ok(names.join("/"))
 }
 
 /// The pool by its id, which tells its kind: `resgroup-v8` is a vApp's.

@@ -52,6 +52,15 @@ impl DatastorePath {
     }
 }
 
+/// A piece of a datastore file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Piece {
+    /// The bytes, fewer than asked for where the file ends.
+    pub bytes: Vec<u8>,
+    /// The whole file's size in bytes, as it was then.
+    pub size: u64,
+}
+
 impl std::fmt::Display for DatastorePath {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "[{}] {}", self.datastore, self.path)
@@ -168,6 +177,77 @@ impl Session {
         }
         out.sync_all().await.map_err(local_error)?;
         tokio::fs::rename(&partial, local).await.map_err(local_error)
+    }
+}
+
+impl Session {
+    /// Reads up to `length` bytes of a datastore file from `offset` on; none beyond its end.  A file that is being written
+    /// may be read, too.
+    ///
+    /// # Errors
+    /// [`Error::Http`] with status 404 when there is no such file, otherwise the failure of the last try.
+    pub async fn read_piece(
+        &self,
+        datacenter: &str,
+        file: &DatastorePath,
+        offset: u64,
+        length: usize,
+    ) -> Result<Piece> {
+        let mut attempt = 1;
+        loop {
+            match self.read_piece_once(datacenter, file, offset, length).await {
+                Ok(piece) => return Ok(piece),
+                Err(Error::Http { status: 401, .. }) if attempt < TRIES => self.renew().await?,
+                Err(e) if attempt < TRIES && e.is_transient() => {
+                    tokio::time::sleep(Duration::from_millis(250 << attempt)).await;
+                }
+                Err(e) => return Err(e),
+            }
+            attempt += 1;
+        }
+    }
+
+    async fn read_piece_once(
+        &self,
+        datacenter: &str,
+        file: &DatastorePath,
+        offset: u64,
+        length: usize,
+    ) -> Result<Piece> {
+        let url = self.file_url(datacenter, file);
+        let last = offset.saturating_add(length as u64).saturating_sub(1);
+        let request = self.http(reqwest::Method::GET, url.clone());
+        let request = request.header(reqwest::header::RANGE, format!("bytes={offset}-{last}"));
+        let response = request.send().await.map_err(|e| self.http_error(e))?;
+        let status = response.status();
+        let range = response.headers().get(reqwest::header::CONTENT_RANGE).and_then(|v| v.to_str().ok());
+        let size = range.and_then(|r| r.rsplit_once('/')?.1.parse().ok());
+        if status == reqwest::StatusCode::RANGE_NOT_SATISFIABLE {
+            // Some servers do not say the size here; that there is nothing at `offset` is what counts.
+            return Ok(Piece { bytes: Vec::new(), size: size.unwrap_or(offset) });
+        }
+        let response = accept(&url, response)?;
+        // A server that takes no ranges sends everything: what lies before is passed over.
+        let partial = status == reqwest::StatusCode::PARTIAL_CONTENT;
+        let (mut skip, size) = match (partial, size) {
+            (true, Some(size)) => (0, size),
+            (true, None) => {
+                return Err(Error::Protocol { what: bare(&url), reason: "a part without its Content-Range".into() });
+            }
+            (false, _) => (offset, response.content_length().unwrap_or(0)),
+        };
+        let mut body = response.bytes_stream().map_err(|e| self.http_error(e)).boxed();
+        let mut bytes = Vec::new();
+        while bytes.len() < length {
+            let chunk = tokio::time::timeout(STALL, body.next()).await.map_err(|_| stalled(&url))?;
+            let Some(chunk) = chunk.transpose()? else { break };
+            let passed = usize::try_from(skip).unwrap_or(usize::MAX).min(chunk.len());
+            skip -= passed as u64;
+            let chunk = &chunk[passed..];
+            bytes.extend_from_slice(&chunk[..chunk.len().min(length - bytes.len())]);
+        }
+        let end = offset + bytes.len() as u64;
+        Ok(Piece { bytes, size: size.max(if skip == 0 { end } else { 0 }) })
     }
 }
 

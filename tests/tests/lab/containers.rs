@@ -2,11 +2,12 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use port_layer::Site;
+use port_layer::container::events::History;
 use port_layer::container::phase::Phase;
-use port_layer::container::reconciler::{Event, Reconciler};
+use port_layer::container::reconciler::{Reconciler, Watched};
 use port_layer::container::record::Record;
 use port_layer::container::table::{Change, Table};
 use port_layer::container::vm::{New, OUTPUT};
@@ -23,12 +24,18 @@ use vim25::types::{ManagedObjectReference, OptionValue, methods};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The only program of the image: says its arguments, then ends with 3, or waits to be ended.
+/// The only program of the image: says its arguments, then ends with 3, counts, or waits to be ended.
 const PROGRAM: &str = r#"
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     println!("{}", words.join(" "));
     eprintln!("to stderr");
+    if words[0] == "count" {
+        for n in 1..=20000 {
+            println!("line {n}");
+        }
+        print!("and no line feed");
+    }
     if words[0] == "wait" {
         loop {
             std::thread::park();
@@ -99,7 +106,7 @@ fn documents(site_vch: &str, id: &str, name: &str, word: &str) -> (Record, Conta
 }
 
 /// Waits until `accept` is true of the table.
-async fn until(reconciler: &Reconciler, what: &str, accept: impl Fn(&Table) -> bool) {
+async fn until(reconciler: &Watched, what: &str, accept: impl Fn(&Table) -> bool) {
     let found = timeout(PATIENCE, reconciler.until(|t| accept(t).then_some(()))).await;
     assert!(matches!(found, Ok(Ok(()))), "{what}: {:?}", reconciler.table());
 }
@@ -119,18 +126,19 @@ fn a_container_is_a_vm() {
         let disk = image(&session, stage.folder.path()).await;
         let config = config(&session, created["id"].as_str().unwrap()).await;
         let site = Site::find(&session, &config).await.unwrap();
-        let reconciler = Reconciler::start(&site).await.unwrap();
-        let mut events = reconciler.events();
+        let history = History::default();
+        let task = Reconciler::start(&site, &history).await.unwrap();
+        let reconciler = task.watched();
         assert_eq!(reconciler.table().iter().count(), 0);
 
         // One that says a word and ends.
         let (record, guest) = documents(&config.id, "a", "talker", "hello");
         let new = |record, guest| New { record, guest, image: &disk, memory_mib: 256, cpus: 1 };
         let talker = site.create(new(&record, &guest)).await.unwrap();
-        until(&reconciler, "created", |t| phase(t, "talker") == Some(Phase::Created { failed: None })).await;
+        until(reconciler, "created", |t| phase(t, "talker") == Some(Phase::Created { failed: None })).await;
         site.start(&talker, false).await.unwrap();
         let exited = Some(Phase::Exited { code: 3, out_of_memory: false });
-        until(&reconciler, "exited", |t| phase(t, "talker") == exited).await;
+        until(reconciler, "exited", |t| phase(t, "talker") == exited).await;
 
         // Its output stands on the datastore, whole, although nobody was attached.
         let vmx: String = session
@@ -152,29 +160,29 @@ fn a_container_is_a_vm() {
         let (record, guest) = documents(&config.id, "b", "waiter", "wait");
         let waiter = site.create(new(&record, &guest)).await.unwrap();
         site.start(&waiter, false).await.unwrap();
-        until(&reconciler, "running", |t| phase(t, "waiter") == Some(Phase::Running)).await;
+        until(reconciler, "running", |t| phase(t, "waiter") == Some(Phase::Running)).await;
         site.start(&waiter, false).await.unwrap();
         site.shut_down(&waiter).await.unwrap();
         let stopped = Some(Phase::Exited { code: 143, out_of_memory: false });
-        until(&reconciler, "stopped", |t| phase(t, "waiter") == stopped).await;
+        until(reconciler, "stopped", |t| phase(t, "waiter") == stopped).await;
         site.power_off(&waiter).await.unwrap();
         site.start(&waiter, true).await.unwrap();
-        until(&reconciler, "running again", |t| phase(t, "waiter") == Some(Phase::Running)).await;
+        until(reconciler, "running again", |t| phase(t, "waiter") == Some(Phase::Running)).await;
 
         // An admin powers it off in vSphere.
         session.run(&methods::PowerOffVMTask { this: waiter.clone() }).await.unwrap();
         let killed = Some(Phase::Exited { code: 137, out_of_memory: false });
-        until(&reconciler, "powered off by an admin", |t| phase(t, "waiter") == killed).await;
+        until(reconciler, "powered off by an admin", |t| phase(t, "waiter") == killed).await;
 
         for vm in [&talker, &waiter] {
             site.destroy(vm).await.unwrap();
             site.destroy(vm).await.unwrap();
         }
-        until(&reconciler, "destroyed", |t| t.iter().count() == 0).await;
+        until(reconciler, "destroyed", |t| t.iter().count() == 0).await;
         let mut told = Vec::new();
-        while let Ok(Event { id, change }) = events.try_recv() {
-            if id.starts_with('b') {
-                told.push(change);
+        for event in history.listen().0 {
+            if event.record.id.starts_with('b') {
+                told.push(event.change.clone());
             }
         }
         assert_eq!(
@@ -201,6 +209,13 @@ fn said(lab: &Lab, args: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
+/// What docker prints to either stream, of a command that must succeed.
+fn streams(lab: &Lab, args: &[&str]) -> [String; 2] {
+    let output = lab.docker(&lab.stage.folder.path().join(NAME), args);
+    assert!(output.status.success(), "docker {args:?}: {}", text(&output));
+    [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
 /// What docker complains of.
 fn refused(lab: &Lab, args: &[&str]) -> String {
     let output = lab.docker(&lab.stage.folder.path().join(NAME), args);
@@ -223,7 +238,7 @@ fn docker_drives_containers() {
         let disk = image(&session, stage.folder.path()).await;
         let config = config(&session, created["id"].as_str().unwrap()).await;
         let site = Site::find(&session, &config).await.unwrap();
-        for (id, name, word) in [("a", "talker", "hello"), ("b", "waiter", "wait")] {
+        for (id, name, word) in [("a", "talker", "hello"), ("b", "waiter", "wait"), ("c", "counter", "count")] {
             let (record, guest) = documents(&config.id, id, name, word);
             let new = New { record: &record, guest: &guest, image: &disk, memory_mib: 256, cpus: 1 };
             site.create(new).await.unwrap();
@@ -233,11 +248,35 @@ fn docker_drives_containers() {
 
     assert_eq!(said(&lab, &["ps", "-q"]), "");
     let all = ["ps", "-a", "--format", "{{.Names}} {{.State}} {{.Status}}"];
-    assert_eq!(said(&lab, &all), "talker created Created\nwaiter created Created");
+    let lines = |text: String| {
+        let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines.join("\n")
+    };
+    assert_eq!(lines(said(&lab, &all)), "counter created Created\ntalker created Created\nwaiter created Created");
     assert_eq!(said(&lab, &["start", "talker"]), "talker");
     assert_eq!(said(&lab, &["wait", "talker"]), "3");
     let exited = said(&lab, &["ps", "-a", "--filter", "exited=3", "--format", "{{.Names}} {{.Status}}"]);
     assert!(exited.starts_with("talker Exited (3) ") && exited.ends_with(" ago"), "{exited}");
+
+    assert_eq!(streams(&lab, &["logs", "talker"]), ["hello talker\n", "to stderr\n"]);
+    assert_eq!(streams(&lab, &["logs", "--since", "2020-01-01", "--tail", "5", "talker"])[0], "hello talker\n");
+    assert_eq!(streams(&lab, &["logs", "--until", "2020-01-01", "talker"]), ["", ""]);
+    let stamped = said(&lab, &["logs", "--timestamps", "talker"]);
+    assert!(stamped.starts_with("20") && stamped.ends_with("Z hello talker"), "{stamped}");
+    assert_eq!(streams(&lab, &["logs", "-f", "waiter"]), ["", ""], "it has never run");
+    assert!(refused(&lab, &["logs", "nobody"]).contains("No such container: nobody"));
+
+    // More than one piece of the file, complete although the log is read while it is written.
+    said(&lab, &["start", "counter"]);
+    let counted = streams(&lab, &["logs", "--follow", "counter"]);
+    let mut expected: String = (1..=20000).map(|n| format!("line {n}\n")).collect();
+    expected.insert_str(0, "count counter\n");
+    expected.push_str("and no line feed");
+    assert!(counted[0] == expected, "{} bytes of {}", counted[0].len(), expected.len());
+    let tail = streams(&lab, &["logs", "--tail", "3", "counter"]);
+    assert_eq!(tail, ["line 19999\nline 20000\nand no line feed", ""]);
+    assert_eq!(streams(&lab, &["logs", "--tail", "0", "counter"]), ["", ""]);
 
     said(&lab, &["start", "waiter"]);
     said(&lab, &["start", "waiter"]);
@@ -255,6 +294,19 @@ fn docker_drives_containers() {
     said(&lab, &["start", "waiter"]);
     said(&lab, &["rm", "-f", "waiter"]);
     said(&lab, &["rm", "talker"]);
+    said(&lab, &["rm", "counter"]);
+    // Whole seconds: the client waits for the end of this one.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 1;
+    let actions = |filter: &str| {
+        let args = ["events", "--since", "1", "--until", &now.to_string(), "--filter", filter, "--format"];
+        said(&lab, &[&args[..], &["{{.Action}}{{with .Actor.Attributes.exitCode}} {{.}}{{end}}"]].concat())
+    };
+    assert_eq!(actions("container=talker"), "create\nstart\ndie 3\ndestroy");
+    let waiter = [
+        "create", "start", "die 143", "stop", "start", "restart", "die 143", "stop", "start", "kill", "die 137",
+        "start", "kill", "die 137", "destroy",
+    ];
+    assert_eq!(actions("container=waiter"), waiter.join("\n"));
     assert!(refused(&lab, &["rm", "talker"]).contains("No such container: talker"));
     assert_eq!(said(&lab, &["ps", "-aq"]), "");
     assert_eq!(stage.inventory(), before, "nothing of the containers is left");

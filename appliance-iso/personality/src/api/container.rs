@@ -22,6 +22,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::State;
 use super::container_filter::Filters;
+use super::query::truth;
 use super::words;
 use crate::error::ApiError;
 
@@ -35,11 +36,6 @@ pub(super) fn routes() -> Router<Arc<State>> {
         .route("/containers/{id}/kill", post(kill))
         .route("/containers/{id}/wait", post(wait))
         .route("/containers/{id}", delete(remove))
-}
-
-/// Docker reads a truth from a word, and takes any other for true.
-fn truth(word: Option<&String>) -> bool {
-    word.is_some_and(|w| !["", "0", "no", "false", "none"].contains(&w.trim().to_lowercase().as_str()))
 }
 
 #[derive(Debug, Deserialize)]
@@ -296,12 +292,12 @@ impl From<Failure> for ApiError {
 
 impl State {
     /// The port layer; none in a VCH that is given none.
-    async fn engine(&self) -> Result<Option<Arc<Engine>>, ApiError> {
+    pub(super) async fn engine(&self) -> Result<Option<Arc<Engine>>, ApiError> {
         self.reach.engine().await
     }
 
     /// The port layer that knows container `id`.
-    async fn engine_for(&self, id: &str) -> Result<Arc<Engine>, ApiError> {
+    pub(super) async fn engine_for(&self, id: &str) -> Result<Arc<Engine>, ApiError> {
         self.engine().await?.ok_or_else(|| ApiError::NotFound(format!("No such container: {id}")))
     }
 }

@@ -4,22 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use port_layer::container::phase::Phase;
 use port_layer::container::table::{Container, Table};
-use serde::Deserialize;
 
-use super::words;
+use super::{filter, words};
 use crate::error::ApiError;
 
 /// Values of each key; of one key any may match, of several keys each must.
 #[derive(Debug, Default)]
 pub(super) struct Filters(BTreeMap<String, BTreeSet<String>>);
-
-/// Old clients send a list, new ones a set.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Values {
-    Set(BTreeMap<String, bool>),
-    List(Vec<String>),
-}
 
 const KNOWN: [&str; 8] = ["id", "name", "status", "label", "ancestor", "exited", "before", "since"];
 /// Docker's, of what a VCH does not have yet.
@@ -29,23 +20,14 @@ const STATES: [&str; 7] = ["created", "restarting", "running", "removing", "paus
 impl Filters {
     /// Reads the parameter.
     pub(super) fn read(text: &str) -> Result<Self, ApiError> {
-        if text.is_empty() {
-            return Ok(Self::default());
-        }
-        let read: BTreeMap<String, Values> =
-            serde_json::from_str(text).map_err(|e| ApiError::Bad(format!("invalid filter: {e}")))?;
-        let mut out = BTreeMap::new();
-        for (key, values) in read {
+        let read = filter::read(text)?;
+        for (key, values) in &read {
             if NOT_YET.contains(&key.as_str()) {
                 return Err(ApiError::NotYet { endpoint: format!("GET /containers/json with filter {key}") });
             }
             if !KNOWN.contains(&key.as_str()) {
                 return Err(ApiError::Bad(format!("invalid filter '{key}'")));
             }
-            let values: BTreeSet<String> = match values {
-                Values::Set(set) => set.into_keys().collect(),
-                Values::List(list) => list.into_iter().collect(),
-            };
             let invalid = |value: &String| ApiError::Bad(format!("invalid filter '{key}={value}'"));
             if key == "status"
                 && let Some(wrong) = values.iter().find(|v| !STATES.contains(&v.as_str()))
@@ -57,9 +39,8 @@ impl Filters {
             {
                 return Err(invalid(wrong));
             }
-            out.insert(key, values);
         }
-        Ok(Self(out))
+        Ok(Self(read))
     }
 
     /// Whether containers that do not run are meant.
@@ -76,30 +57,17 @@ impl Filters {
             "name" => values.iter().any(|v| record.name.contains(v.trim_start_matches('/'))),
             "status" => values.contains(phase.status()),
             "exited" => matches!(phase, Phase::Exited { code, .. } if values.contains(&code.to_string())),
-            "ancestor" => values.iter().any(|v| is_image(container, v)),
+            "ancestor" => values.iter().any(|v| words::is_image(record, v)),
             "before" => values.iter().any(|v| created(v).is_some_and(|at| record.created_ns < at)),
             "since" => values.iter().any(|v| created(v).is_some_and(|at| record.created_ns > at)),
             "label" => {
                 let labels = words::config(record).labels.unwrap_or_default();
                 // Of labels, each must match.
-                values.iter().all(|v| match v.split_once('=') {
-                    Some((name, value)) => labels.get(name).is_some_and(|l| l == value),
-                    None => labels.contains_key(v),
-                })
+                values.iter().all(|v| words::has_label(&labels, v))
             }
             _ => true,
         })
     }
-}
-
-fn is_image(container: &Container, wanted: &str) -> bool {
-    let record = &container.record;
-    let id = record.image_id.trim_start_matches("sha256:");
-    let tagged = format!("{wanted}:latest");
-    record.image == wanted
-        || record.image == tagged
-        || record.image.strip_suffix(":latest") == Some(wanted)
-        || (!wanted.is_empty() && id.starts_with(wanted.trim_start_matches("sha256:")))
 }
 
 #[cfg(test)]

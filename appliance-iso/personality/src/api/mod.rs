@@ -3,7 +3,11 @@
 mod container;
 mod container_filter;
 mod empty;
+mod events;
+mod filter;
+mod logs;
 mod not_yet;
+mod query;
 mod system;
 mod upload;
 mod words;
@@ -20,7 +24,12 @@ use tower::ServiceExt;
 use upload::Upload;
 use vch_config::VchConfig;
 
-use crate::{error::ApiError, machine::Machine, reach::Reach, version};
+use crate::{
+    error::ApiError,
+    machine::Machine,
+    reach::Reach,
+    version::{self, ApiVersion},
+};
 
 /// What every handler knows.
 #[derive(Debug)]
@@ -45,6 +54,8 @@ impl App {
         let router = Router::new()
             .merge(system::routes())
             .merge(container::routes())
+            .merge(logs::routes())
+            .merge(events::routes())
             .merge(empty::routes())
             .merge(not_yet::routes())
             .fallback(async || ApiError::NoPage)
@@ -62,8 +73,9 @@ impl App {
         let mut request = Request::from_parts(head, upload.body());
         let mut response = match unversioned(request.uri()) {
             Err(error) => error.into_response(),
-            Ok(uri) => {
+            Ok((version, uri)) => {
                 *request.uri_mut() = uri;
+                request.extensions_mut().insert(version);
                 match self.router.clone().oneshot(request).await {
                     Ok(response) => response,
                     Err(never) => match never {},
@@ -88,14 +100,14 @@ impl App {
     }
 }
 
-/// The request's target without its version.
-fn unversioned(uri: &Uri) -> Result<Uri, ApiError> {
-    let (_, path) = version::split(uri.path())?;
+/// The version that a request is made in, and its target without it.
+fn unversioned(uri: &Uri) -> Result<(ApiVersion, Uri), ApiError> {
+    let (version, path) = version::split(uri.path())?;
     let target = match uri.query() {
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),
     };
-    target.parse().map_err(|_| ApiError::NoPage)
+    Ok((version, target.parse().map_err(|_| ApiError::NoPage)?))
 }
 
 #[cfg(test)]
@@ -161,6 +173,9 @@ mod tests {
             (Method::DELETE, "/info", 404, "page not found"),
             (Method::GET, "/containers/web/json", 404, "No such container: web"),
             (Method::POST, "/v1.44/containers/web/start", 404, "No such container: web"),
+            (Method::GET, "/containers/web/logs", 400, "Bad parameters: you must choose at least one stream"),
+            (Method::GET, "/containers/web/logs?stdout=1", 404, "No such container: web"),
+            (Method::GET, "/events?since=20&until=10", 400, "`since` time cannot be after `until` time"),
             (Method::GET, "/images/library/nginx:1/json", 404, "No such image: library/nginx:1"),
             (Method::DELETE, "/images/nginx", 404, "No such image: nginx:latest"),
             (Method::GET, "/images/host:5000/a/history", 404, "No such image: host:5000/a:latest"),

@@ -21,7 +21,6 @@ const ENDPOINTS: &[(Method, &str)] = &[
     (Method::POST, "/containers/create"),
     (Method::POST, "/containers/prune"),
     (Method::GET, "/distribution/{*name}"),
-    (Method::GET, "/events"),
     (Method::POST, "/images/create"),
     (Method::GET, "/images/get"),
     (Method::POST, "/images/load"),

@@ -1,5 +1,7 @@
 //! What is said of a container in Docker's words.
 
+use std::collections::HashMap;
+
 use bollard_stubs::models::{ContainerConfig, HostConfig};
 use port_layer::container::phase::Phase;
 use port_layer::container::record::Record;
@@ -19,6 +21,24 @@ pub(super) fn host_config(record: &Record) -> HostConfig {
 /// Entry point and command.
 pub(super) fn argv(config: &ContainerConfig) -> Vec<String> {
     [&config.entrypoint, &config.cmd].into_iter().flatten().flatten().cloned().collect()
+}
+
+/// Whether a filter's `name` or `name=value` is among the labels.
+pub(super) fn has_label(labels: &HashMap<String, String>, wanted: &str) -> bool {
+    match wanted.split_once('=') {
+        Some((name, value)) => labels.get(name).is_some_and(|l| l == value),
+        None => labels.contains_key(wanted),
+    }
+}
+
+/// Whether the container was made from the image that a filter names, by reference or id.
+pub(super) fn is_image(record: &Record, wanted: &str) -> bool {
+    let id = record.image_id.trim_start_matches("sha256:");
+    let tagged = format!("{wanted}:latest");
+    record.image == wanted
+        || record.image == tagged
+        || record.image.strip_suffix(":latest") == Some(wanted)
+        || (!wanted.is_empty() && id.starts_with(wanted.trim_start_matches("sha256:")))
 }
 
 /// `Up 3 minutes`, `Exited (0) 5 seconds ago`.

@@ -8,11 +8,17 @@
 //!                                           Removing <-- remove, from any ------------+
 //! ```
 //! [`phase`] reads where a container stands from what vSphere and the guest say; [`admission`] says what may be done there;
-//! [`table`] is the cache that answers questions, [`reconciler`] keeps it, and [`vm`] does what changes vSphere.
+//! [`table`] is the cache that answers questions, [`reconciler`] keeps it, and [`vm`] does what changes vSphere.  [`logs`]
+//! reads what the process wrote, [`output`] makes lines of it, and [`events`] tells what happens.
 
 pub mod admission;
+pub mod events;
+pub mod logs;
+pub mod output;
 pub mod phase;
 pub mod reconciler;
 pub mod record;
 pub mod table;
 pub mod vm;
+
+pub use tether_proto::record::Stream;

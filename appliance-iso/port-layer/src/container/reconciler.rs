@@ -6,37 +6,29 @@
 use std::sync::Arc;
 
 use tether_proto::{Document, KEY_CONTAINER, KEY_EXIT, Run};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use vim25::property::{Object, paths, reachable, step};
 use vim25::types::VirtualMachinePowerState;
 use vim25::{Error, Result};
 
+use super::events::History;
 use super::phase::Power;
 use super::record::{KEY_RECORD, Record};
-use super::table::{Change, Container, Table};
+use super::table::{Container, Table};
 use crate::Site;
 use crate::site::value;
 
-/// So many events wait for a slow listener; then it misses the oldest, as it does with Docker.
-const EVENTS: usize = 1024;
-
-/// The cache, and the task that keeps it; the task ends with this value.
+/// The task that keeps the cache; it ends with this value.
 #[derive(Debug)]
 pub struct Reconciler {
-    table: watch::Receiver<Arc<Table>>,
-    events: broadcast::Sender<Event>,
+    watched: Watched,
     task: AbortHandle,
 }
 
-/// Something that has happened to a container.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Event {
-    /// The container's id.
-    pub id: String,
-    /// What.
-    pub change: Change,
-}
+/// The cache, for whoever asks or waits.
+#[derive(Debug, Clone)]
+pub struct Watched(watch::Receiver<Arc<Table>>);
 
 impl Drop for Reconciler {
     fn drop(&mut self) {
@@ -45,42 +37,56 @@ impl Drop for Reconciler {
 }
 
 impl Reconciler {
-    /// Begins to watch; returns when the first state is in.
+    /// Begins to watch; returns when the first state is in.  What happens is told to `history`, and so is what has happened
+    /// since it saw the containers last.
     ///
     /// # Errors
     /// Those of vSphere.
-    pub async fn start(site: &Site) -> Result<Self> {
+    pub async fn start(site: &Site, history: &History) -> Result<Self> {
         let wanted = paths("VirtualMachine", &["name", "runtime.powerState", "config.extraConfig"]);
         let vms = step("vms", "ResourcePool", "vm", &[]);
         let mut seen = site.session.watcher().watch(reachable(site.pool.clone(), vec![wanted], vec![vms])).await?;
-        let mut table = Table::default();
-        table.observe_all(containers(&seen.next().await?, &site.vch));
-        let (sender, receiver) = watch::channel(Arc::new(table.clone()));
-        let (events, _) = broadcast::channel(EVENTS);
-        let (told, vch) = (events.clone(), site.vch.clone());
+        let before = history.seen();
+        let tell_first = before.is_some();
+        let mut table = before.unwrap_or_default();
+        let mut changes = table.observe_all(containers(&seen.next().await?, &site.vch));
+        if !tell_first {
+            // Nothing has happened yet: this is how it was found.
+            changes.clear();
+        }
+        let (sender, receiver) = watch::channel(Arc::default());
+        let (history, vch) = (history.clone(), site.vch.clone());
+        let publish = move |table: &Table, changes| {
+            // Whoever hears of a change finds it in the table, and who sees it there and tells what follows is heard after.
+            let mut telling = history.telling();
+            let _ = sender.send(Arc::new(table.clone()));
+            telling.saw(table.clone());
+            for (record, change) in changes {
+                telling.tell(record, change);
+            }
+        };
+        publish(&table, changes);
         let task = tokio::spawn(async move {
             // The loop in vim25 mends what can be mended; what it gives up on ends the service, which is started anew.
             while let Ok(objects) = seen.next().await {
                 let changes = table.observe_all(containers(&objects, &vch));
-                // Whoever hears of a change finds it in the table.
-                let _ = sender.send(Arc::new(table.clone()));
-                for (id, change) in changes {
-                    let _ = told.send(Event { id, change });
-                }
+                publish(&table, changes);
             }
         })
         .abort_handle();
-        Ok(Self { table: receiver, events, task })
+        Ok(Self { watched: Watched(receiver), task })
     }
 
+    /// The cache, for whoever asks or waits.
+    pub fn watched(&self) -> &Watched {
+        &self.watched
+    }
+}
+
+impl Watched {
     /// The containers as they are now.
     pub fn table(&self) -> Arc<Table> {
-        Arc::clone(&self.table.borrow())
-    }
-
-    /// What happens from now on.
-    pub fn events(&self) -> broadcast::Receiver<Event> {
-        self.events.subscribe()
+        Arc::clone(&self.0.borrow())
     }
 
     /// Waits until `accept` finds what it looks for.
@@ -88,7 +94,7 @@ impl Reconciler {
     /// # Errors
     /// [`Error::Invalid`] when vSphere is not watched any more.
     pub async fn until<T>(&self, mut accept: impl FnMut(&Table) -> Option<T>) -> Result<T> {
-        let mut table = self.table.clone();
+        let mut table = self.0.clone();
         loop {
             let found = accept(&table.borrow_and_update());
             if let Some(found) = found {

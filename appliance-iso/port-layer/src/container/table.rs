@@ -49,11 +49,20 @@ pub enum Change {
     Start,
     /// The kernel killed its process for want of memory.
     Oom,
+    /// A client has sent its process a signal.
+    Kill {
+        /// The signal's number.
+        signal: i32,
+    },
     /// Its process has ended.
     Die {
         /// Docker's exit code.
         code: i32,
     },
+    /// A client has stopped it.
+    Stop,
+    /// A client has stopped and started it.
+    Restart,
     /// Its VM was suspended.
     Pause,
     /// Its VM goes on.
@@ -148,17 +157,23 @@ impl Table {
         changes
     }
 
-    /// Takes in everything at once: what is not among `now` is gone.
-    pub fn observe_all(&mut self, now: Vec<Container>) -> Vec<(String, Change)> {
+    /// Takes in everything at once: what is not among `now` is gone.  Returns what has happened to which containers.
+    pub fn observe_all(&mut self, now: Vec<Container>) -> Vec<(Record, Change)> {
         let there: std::collections::BTreeSet<&str> = now.iter().map(|c| c.record.id.as_str()).collect();
-        let lost: Vec<String> = self.containers.keys().filter(|id| !there.contains(id.as_str())).cloned().collect();
+        let lost = self.iter().map(|c| &c.record).filter(|r| !there.contains(r.id.as_str()));
+        let lost: Vec<Record> = lost.cloned().collect();
         let mut changes = Vec::new();
-        for id in lost {
-            changes.extend(self.gone(&id).into_iter().map(|c| (id.clone(), c)));
+        for record in lost {
+            changes.extend(self.gone(&record.id).into_iter().map(|c| (record.clone(), c)));
         }
         for container in now {
+            // The record is copied for a change only.
             let id = container.record.id.clone();
-            changes.extend(self.observe(container).into_iter().map(|c| (id.clone(), c)));
+            for change in self.observe(container) {
+                if let Some(entry) = self.containers.get(&id) {
+                    changes.push((entry.container.record.clone(), change));
+                }
+            }
         }
         changes
     }

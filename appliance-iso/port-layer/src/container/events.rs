@@ -1,0 +1,123 @@
+//! [`History`]: what has happened to the containers, for whoever listens, and as it was last seen.
+//!
+//! It outlives a connection to vSphere: what happened while there was none is told when the next one is there.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::sync::broadcast;
+
+use super::record::Record;
+use super::table::{Change, Table};
+
+/// So many past events are kept for those who ask later; as many as Docker's.
+const KEPT: usize = 256;
+/// So many events wait for a slow listener; then it misses the oldest, as it does with Docker.
+const WAITING: usize = 1024;
+
+/// Something that has happened to a container.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Event {
+    /// When it was noticed, nanoseconds since 1970.
+    pub time_ns: u64,
+    /// The container, as it was then.
+    pub record: Record,
+    /// What.
+    pub change: Change,
+}
+
+/// What has happened; clones share it.
+#[derive(Debug, Clone)]
+pub struct History(Arc<Mutex<Inner>>);
+
+#[derive(Debug)]
+struct Inner {
+    past: VecDeque<Arc<Event>>,
+    listeners: broadcast::Sender<Arc<Event>>,
+    seen: Option<Table>,
+}
+
+/// The history while nobody else adds to it.
+#[derive(Debug)]
+pub(crate) struct Telling<'a>(MutexGuard<'a, Inner>);
+
+impl Default for History {
+    fn default() -> Self {
+        let (listeners, _) = broadcast::channel(WAITING);
+        Self(Arc::new(Mutex::new(Inner { past: VecDeque::new(), listeners, seen: None })))
+    }
+}
+
+impl History {
+    /// The latest events, oldest first, and those to come: none is in both, none is left out.
+    pub fn listen(&self) -> (Vec<Arc<Event>>, broadcast::Receiver<Arc<Event>>) {
+        let inner = self.lock();
+        (inner.past.iter().cloned().collect(), inner.listeners.subscribe())
+    }
+
+    /// Keeps others from telling, so that what is told is in the order of what is seen.
+    pub(crate) fn telling(&self) -> Telling<'_> {
+        Telling(self.lock())
+    }
+
+    /// The containers as they were last seen; none before they were seen at all.
+    pub(crate) fn seen(&self) -> Option<Table> {
+        self.lock().seen.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Telling<'_> {
+    pub(crate) fn tell(&mut self, record: Record, change: Change) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let time_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        let event = Arc::new(Event { time_ns, record, change });
+        self.0.past.push_back(Arc::clone(&event));
+        if self.0.past.len() > KEPT {
+            self.0.past.pop_front();
+        }
+        let _ = self.0.listeners.send(event);
+    }
+
+    pub(crate) fn saw(&mut self, table: Table) {
+        self.0.seen = Some(table);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(id: usize) -> Record {
+        Record {
+            schema: 1,
+            id: id.to_string(),
+            name: "n".into(),
+            vch: "v".into(),
+            created_ns: 1,
+            image: "busybox".into(),
+            image_id: "sha256:1".into(),
+            config: "{}".into(),
+            host_config: "{}".into(),
+        }
+    }
+
+    #[test]
+    fn past_events_are_kept_up_to_a_bound_and_new_ones_follow_them() {
+        let history = History::default();
+        for id in 0..KEPT + 2 {
+            history.telling().tell(record(id), Change::Create);
+        }
+        let (past, mut next) = history.listen();
+        history.telling().tell(record(7), Change::Start);
+        assert_eq!(past.len(), KEPT);
+        assert_eq!(past[0].record.id, "2");
+        assert!(past.windows(2).all(|two| two[0].time_ns <= two[1].time_ns));
+        assert_eq!(next.try_recv().unwrap().change, Change::Start);
+        assert!(next.try_recv().is_err());
+    }
+}
