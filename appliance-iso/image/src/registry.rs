@@ -1,0 +1,377 @@
+//! [`Registry`]: what an image needs from the registry that its reference names.
+//!
+//! The protocol is `oci-client`'s; here stand which registries may be asked and how, what counts as an image, and what is
+//! said to the user when there is none.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
+use oci_client::client::{
+    BlobResponse, Certificate, CertificateEncoding, ClientConfig, ClientProtocol, linux_amd64_resolver,
+};
+use oci_client::errors::{OciDistributionError, OciErrorCode};
+use oci_client::manifest::{
+    IMAGE_CONFIG_MEDIA_TYPE, IMAGE_DOCKER_CONFIG_MEDIA_TYPE, OciDescriptor, OciImageManifest, OciManifest,
+};
+use oci_client::secrets::RegistryAuth;
+use oci_client::{Client, Reference};
+use secret::Secret;
+use serde::Deserialize;
+
+use crate::Digest;
+use crate::name::{familiar, repository, shorten};
+
+/// A configuration of more bytes is none.
+const CONFIG: u64 = 4 << 20;
+/// Time for a connection.
+const CONNECT: Duration = Duration::from_secs(30);
+/// A server that is silent for so long is gone.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// How registries are reached.
+#[derive(Debug, Clone, Default)]
+pub struct Access {
+    /// `host[:port]` of those that may have any certificate, or speak plain HTTP.
+    pub insecure: Vec<String>,
+    /// The only ones that may be asked; all, when there are none.
+    pub allowed: Vec<String>,
+    /// Certificates that are trusted, PEM.
+    pub roots_pem: String,
+    /// Proxy for HTTPS.
+    pub https_proxy: Option<String>,
+    /// Proxy for HTTP.
+    pub http_proxy: Option<String>,
+    /// Hosts that are reached without a proxy, separated by commas.
+    pub no_proxy: Option<String>,
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Default)]
+pub enum Login {
+    /// Nobody.
+    #[default]
+    Anonymous,
+    /// A user.
+    User {
+        /// Name.
+        name: String,
+        /// Password, or a token in its place.
+        password: Secret,
+    },
+}
+
+/// Why a registry gave no image.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// The admin does not let it be asked.
+    #[error("Access denied to unauthorized registry ({0}) while VCH is in whitelist mode")]
+    NotAllowed(String),
+    /// It has no such image.
+    #[error("manifest for {reference} not found: manifest unknown: {message}")]
+    NoSuch {
+        /// The image.
+        reference: String,
+        /// The registry's own words.
+        message: String,
+    },
+    /// It has none for this user.
+    #[error("pull access denied for {repository}, repository does not exist or may require 'docker login': {message}")]
+    Denied {
+        /// The repository.
+        repository: String,
+        /// The registry's own words.
+        message: String,
+    },
+    /// What it has is no image for a container here.
+    #[error("{reference}: {reason}")]
+    NoImage {
+        /// The image.
+        reference: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// It was not reached, or failed.
+    #[error("{registry}: {reason}")]
+    Failed {
+        /// The registry.
+        registry: String,
+        /// What happened.
+        reason: String,
+    },
+}
+
+/// A registry, and the image that is wanted of it.
+#[derive(Clone)]
+pub struct Registry {
+    client: Client,
+    reference: Reference,
+    auth: RegistryAuth,
+}
+
+/// An image as its registry describes it.
+#[derive(Debug, Clone)]
+pub struct Resolved {
+    /// The digest that the reference leads to: of an index, when there is one.
+    pub digest: Digest,
+    /// The image's own manifest.
+    pub manifest: Digest,
+    /// Digest of the configuration: the image's id.
+    pub id: Digest,
+    /// The configuration's text.
+    pub config: String,
+    /// Layers, lowest first: what is sent, and the digest of its content.
+    pub layers: Vec<(OciDescriptor, Digest)>,
+}
+
+/// What is read of a configuration (OCI image-spec, config.md).
+#[derive(Debug, Deserialize)]
+struct Config {
+    architecture: String,
+    os: String,
+    rootfs: RootFs,
+}
+
+#[derive(Debug, Deserialize)]
+struct RootFs {
+    #[serde(default)]
+    diff_ids: Vec<Digest>,
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registry").field("reference", &self.reference).finish_non_exhaustive()
+    }
+}
+
+impl Access {
+    /// Whether any certificate will do, and plain HTTP.  Docker trusts what is on the same machine.
+    fn is_insecure(&self, registry: &str) -> bool {
+        let host = registry.rsplit_once(':').map_or(registry, |(host, _)| host);
+        let local = host == "localhost" || host.parse::<std::net::Ipv4Addr>().is_ok_and(|ip| ip.is_loopback());
+        local || self.insecure.iter().any(|i| i == registry || i == host)
+    }
+
+    fn client(&self, registry: &str, protocol: ClientProtocol) -> Result<Client, RegistryError> {
+        // reqwest takes the process's own; that there is one already is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let roots = (!self.roots_pem.is_empty())
+            .then(|| Certificate { encoding: CertificateEncoding::Pem, data: self.roots_pem.clone().into_bytes() });
+        let config = ClientConfig {
+            protocol,
+            accept_invalid_certificates: self.is_insecure(registry),
+            tls_certs_only: roots.into_iter().collect(),
+            platform_resolver: Some(Box::new(linux_amd64_resolver)),
+            connect_timeout: Some(CONNECT),
+            read_timeout: Some(SILENCE),
+            user_agent: concat!("vic-engine/", env!("CARGO_PKG_VERSION")),
+            https_proxy: self.https_proxy.clone(),
+            http_proxy: self.http_proxy.clone(),
+            no_proxy: self.no_proxy.clone(),
+            ..ClientConfig::default()
+        };
+        Client::try_from(config)
+            .map_err(|e| RegistryError::Failed { registry: registry.to_owned(), reason: e.to_string() })
+    }
+}
+
+impl Registry {
+    /// Asks the registry that `reference` names for the image's description.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub async fn resolve(
+        access: &Access,
+        reference: &Reference,
+        login: &Login,
+    ) -> Result<(Self, Resolved), RegistryError> {
+        let host = reference.registry();
+        if !access.allowed.is_empty() && !access.allowed.iter().any(|a| a == host) {
+            return Err(RegistryError::NotAllowed(host.to_owned()));
+        }
+        let auth = match login {
+            Login::Anonymous => RegistryAuth::Anonymous,
+            Login::User { name, password } => RegistryAuth::Basic(name.clone(), password.reveal().to_owned()),
+        };
+        let at = |protocol| -> Result<Self, RegistryError> {
+            let client = access.client(host, protocol)?;
+            Ok(Self { client, reference: reference.clone(), auth: auth.clone() })
+        };
+        let mut registry = at(ClientProtocol::Https)?;
+        let first = registry.client.pull_manifest(reference, &registry.auth).await;
+        let (manifest, digest) = match first {
+            Err(OciDistributionError::RequestError(e)) if access.is_insecure(host) => {
+                registry = at(ClientProtocol::Http)?;
+                let second = registry.client.pull_manifest(reference, &registry.auth).await;
+                // When neither works, the first attempt is what the user meant, unless nobody speaks TLS there.
+                match second {
+                    Err(OciDistributionError::RequestError(_)) => {
+                        return Err(registry.failure(OciDistributionError::RequestError(e)));
+                    }
+                    other => other.map_err(|e| registry.failure(e))?,
+                }
+            }
+            other => other.map_err(|e| registry.failure(e))?,
+        };
+        let resolved = registry.describe(manifest, digest).await?;
+        Ok((registry, resolved))
+    }
+
+    async fn describe(&self, manifest: OciManifest, digest: String) -> Result<Resolved, RegistryError> {
+        let digest = self.digest(digest)?;
+        let (manifest, own) = match manifest {
+            OciManifest::Image(image) => (image, digest.clone()),
+            OciManifest::ImageIndex(index) => {
+                let nothing = "no matching manifest for linux/amd64 in the manifest list entries";
+                let entry = linux_amd64_resolver(&index.manifests).ok_or_else(|| self.no_image(nothing))?;
+                let reference = self.reference.clone_with_digest(entry.clone());
+                let found = self.client.pull_manifest(&reference, &self.auth).await.map_err(|e| self.failure(e))?;
+                let (OciManifest::Image(image), _) = found else {
+                    return Err(self.no_image("its index leads to another index"));
+                };
+                (image, self.digest(entry)?)
+            }
+        };
+        let config = self.config(&manifest).await?;
+        let read: Config = serde_json::from_str(&config)
+            .map_err(|e| self.no_image(format!("its configuration cannot be read: {e}")))?;
+        if (read.os.as_str(), read.architecture.as_str()) != ("linux", "amd64") {
+            let what = format!("it is for {}/{}, and containers here are linux/amd64", read.os, read.architecture);
+            return Err(self.no_image(what));
+        }
+        let (layers, ids) = (manifest.layers, read.rootfs.diff_ids);
+        if layers.len() != ids.len() {
+            let what = format!("its manifest has {} layers and its configuration {}", layers.len(), ids.len());
+            return Err(self.no_image(what));
+        }
+        for layer in &layers {
+            self.digest(layer.digest.clone())?;
+            if layer.size < 0 {
+                return Err(self.no_image(format!("layer {} has the size {}", layer.digest, layer.size)));
+            }
+        }
+        let layers = layers.into_iter().zip(ids).collect();
+        Ok(Resolved { digest, manifest: own, id: Digest::new(config.as_bytes()), config, layers })
+    }
+
+    /// The configuration, which the manifest names by digest.
+    async fn config(&self, manifest: &OciImageManifest) -> Result<String, RegistryError> {
+        let descriptor = &manifest.config;
+        let kind = descriptor.media_type.as_str();
+        if ![IMAGE_CONFIG_MEDIA_TYPE, IMAGE_DOCKER_CONFIG_MEDIA_TYPE].contains(&kind) {
+            return Err(self.no_image(format!("it is no container image: its configuration is {kind}")));
+        }
+        let expected = self.digest(descriptor.digest.clone())?;
+        let mut stream = self.blob(descriptor, 0).await?;
+        let mut bytes = Vec::new();
+        while let Some(chunk) = stream.next().await {
+            bytes.extend_from_slice(&chunk.map_err(|e| self.failed(&e))?);
+            if bytes.len() as u64 > CONFIG {
+                return Err(self.no_image(format!("its configuration has more than {CONFIG} bytes")));
+            }
+        }
+        if Digest::new(&bytes) != expected {
+            return Err(self.no_image(format!("its configuration does not have the digest {expected}")));
+        }
+        String::from_utf8(bytes).map_err(|_| self.no_image("its configuration is no text"))
+    }
+
+    /// The bytes of a blob from `offset` on; not checked.
+    pub(crate) async fn blob(
+        &self,
+        descriptor: &OciDescriptor,
+        offset: u64,
+    ) -> Result<BoxStream<'static, io::Result<Bytes>>, RegistryError> {
+        let response = self.client.pull_blob_stream_partial(&self.reference, descriptor, offset, None).await;
+        match response.map_err(|e| self.failure(e))? {
+            BlobResponse::Partial(stream) => Ok(stream.stream),
+            // A registry that takes no ranges begins anew.
+            BlobResponse::Full(stream) => {
+                let mut skip = offset;
+                let rest = stream.stream.map(move |chunk| {
+                    chunk.map(|mut bytes| {
+                        let passed = usize::try_from(skip).unwrap_or(usize::MAX).min(bytes.len());
+                        skip -= passed as u64;
+                        bytes.split_off(passed)
+                    })
+                });
+                Ok(rest.boxed())
+            }
+        }
+    }
+
+    /// The image that is wanted.
+    pub fn reference(&self) -> &Reference {
+        &self.reference
+    }
+
+    fn digest(&self, text: String) -> Result<Digest, RegistryError> {
+        Digest::try_from(text).map_err(|e| self.no_image(e.to_string()))
+    }
+
+    fn no_image(&self, reason: impl Into<String>) -> RegistryError {
+        RegistryError::NoImage { reference: familiar(&self.reference), reason: reason.into() }
+    }
+
+    fn failed(&self, error: &dyn std::error::Error) -> RegistryError {
+        RegistryError::Failed { registry: self.reference.registry().to_owned(), reason: chain(error) }
+    }
+
+    /// What a failure means to who asked for the image.
+    fn failure(&self, error: OciDistributionError) -> RegistryError {
+        let reference = familiar(&self.reference);
+        let denied = |message: String| RegistryError::Denied {
+            repository: shorten(&repository(&self.reference)).to_owned(),
+            message,
+        };
+        match error {
+            OciDistributionError::RegistryError { envelope, .. } => {
+                let Some(first) = envelope.errors.into_iter().next() else {
+                    return self.no_image("the registry refuses without a reason");
+                };
+                match first.code {
+                    OciErrorCode::ManifestUnknown | OciErrorCode::NotFound | OciErrorCode::ManifestBlobUnknown => {
+                        RegistryError::NoSuch { reference, message: first.message }
+                    }
+                    OciErrorCode::Denied | OciErrorCode::Unauthorized | OciErrorCode::NameUnknown => {
+                        denied(first.message)
+                    }
+                    _ => self.failed(&Words(first.message)),
+                }
+            }
+            OciDistributionError::UnauthorizedError { .. } => denied("authentication required".to_owned()),
+            OciDistributionError::AuthenticationFailure(_) => denied("incorrect username or password".to_owned()),
+            OciDistributionError::ServerError { code: 404, .. } => {
+                RegistryError::NoSuch { reference, message: "not found".to_owned() }
+            }
+            OciDistributionError::UnsupportedSchemaVersionError(n) => {
+                self.no_image(format!("its manifest has schema version {n}, which no registry should serve any more"))
+            }
+            OciDistributionError::UnsupportedMediaTypeError(kind) => {
+                self.no_image(format!("it is no container image: {kind}"))
+            }
+            OciDistributionError::ManifestParsingError(e) | OciDistributionError::VersionedParsingError(e) => {
+                self.no_image(format!("its manifest cannot be read: {e}"))
+            }
+            OciDistributionError::DigestError(e) => self.no_image(e.to_string()),
+            other => self.failed(&other),
+        }
+    }
+}
+
+/// Words as an error.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Words(String);
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(&format!(": {inner}"));
+        cause = inner.source();
+    }
+    text
+}

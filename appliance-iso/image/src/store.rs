@@ -1,0 +1,180 @@
+//! [`ImageStore`]: the images of a VCH, and what keeps them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::Digest;
+use crate::index::{Index, RemoveError, Removed, SCHEMA};
+
+/// The index's name among the documents.
+const INDEX: &str = "index.json";
+
+/// Why what keeps images failed.
+pub type BackendError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Where disks come from, and documents go.
+pub trait Backend: Send + Sync + 'static {
+    /// A document; none when there is none.
+    fn read(&self, name: &str) -> impl Future<Output = Result<Option<Vec<u8>>, BackendError>> + Send;
+
+    /// Puts a document in the place of what has its name, as a whole or not at all.
+    fn replace(&self, name: &str, bytes: Vec<u8>) -> impl Future<Output = Result<(), BackendError>> + Send;
+
+    /// Makes a disk, over `parent` when there is one, and mounts it; the folder can be written to until it is closed.
+    fn open_disk(&self, name: &str, parent: Option<&str>)
+    -> impl Future<Output = Result<PathBuf, BackendError>> + Send;
+
+    /// Sees that what was written is on the disk, and lets it go: it is never written again.
+    fn close_disk(&self, name: &str) -> impl Future<Output = Result<(), BackendError>> + Send;
+
+    /// Removes a disk, open or not; one that is not there is as good.
+    fn delete_disk(&self, name: &str) -> impl Future<Output = Result<(), BackendError>> + Send;
+
+    /// The names of all disks that there are, finished or not.
+    fn disks(&self) -> impl Future<Output = Result<Vec<String>, BackendError>> + Send;
+}
+
+/// Why the store failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// What keeps images failed.
+    #[error("the image store: {0}")]
+    Backend(BackendError),
+    /// The index cannot be read.
+    #[error("the image store's {INDEX}: {0}")]
+    Index(String),
+    /// What was to be removed cannot be.
+    #[error(transparent)]
+    Remove(#[from] RemoveError),
+}
+
+/// The images of a VCH.
+#[derive(Debug)]
+pub struct ImageStore<B> {
+    pub(crate) backend: B,
+    index: RwLock<Arc<Index>>,
+    /// Held while the index is replaced.
+    writing: tokio::sync::Mutex<()>,
+    /// Images with the same first layer may share disks: one of them is pulled at a time.
+    bases: Mutex<BTreeMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
+    /// Disks that there were at the start.
+    old: Mutex<Vec<String>>,
+}
+
+impl<B: Backend> ImageStore<B> {
+    /// The store that `backend` keeps.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn open(backend: B) -> Result<Self, StoreError> {
+        let index = match backend.read(INDEX).await.map_err(StoreError::Backend)? {
+            None => Index::default(),
+            Some(bytes) => read(&bytes)?,
+        };
+        let old = backend.disks().await.map_err(StoreError::Backend)?;
+        Ok(Self {
+            backend,
+            index: RwLock::new(Arc::new(index)),
+            writing: tokio::sync::Mutex::default(),
+            bases: Mutex::default(),
+            old: Mutex::new(old),
+        })
+    }
+
+    /// The images as they are now.
+    pub fn index(&self) -> Arc<Index> {
+        Arc::clone(&self.index.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Removes the disks that a process left that died; those that came since are left alone.
+    ///
+    /// # Errors
+    /// The first one of the backend's; the others are tried all the same.
+    pub async fn collect(&self) -> Result<(), StoreError> {
+        let old = std::mem::take(&mut *self.old.lock().unwrap_or_else(PoisonError::into_inner));
+        let index = self.index();
+        let mut outcome = Ok(());
+        for name in old {
+            if !index.disks.values().any(|d| d.name == name) {
+                outcome = outcome.and(self.backend.delete_disk(&name).await.map_err(StoreError::Backend));
+            }
+        }
+        outcome
+    }
+
+    /// Gives an image another name, which may have been another's.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn tag(&self, id: &Digest, name: &str) -> Result<(), StoreError> {
+        self.change(|index| {
+            index.tags.insert(name.to_owned(), id.clone());
+            if let Some(image) = index.images.get_mut(id) {
+                image.tagged_ns = now();
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Removes a name, or an image; see [`Index::remove`].  `used` tells of disks that containers stand on.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn remove(
+        &self,
+        wanted: &str,
+        name: Option<&str>,
+        force: bool,
+        user: impl Fn(&Digest) -> Option<(String, bool)> + Send,
+        used: impl Fn(&str) -> bool + Send + Sync,
+    ) -> Result<Vec<Removed>, StoreError> {
+        let (removed, swept) = self
+            .change(|index| {
+                let removed = index.remove(wanted, name, force, user)?;
+                Ok((removed, index.sweep(|disk| used(&disk.name))))
+            })
+            .await?;
+        for (_, disk) in swept {
+            // The index knows it no more: what stays now goes at the next start.
+            let _ = self.backend.delete_disk(&disk.name).await;
+        }
+        Ok(removed)
+    }
+
+    /// Changes the index, on the datastore first.
+    pub(crate) async fn change<T>(
+        &self,
+        change: impl FnOnce(&mut Index) -> Result<T, StoreError> + Send,
+    ) -> Result<T, StoreError> {
+        let _writing = self.writing.lock().await;
+        let mut index = Index::clone(&self.index());
+        let out = change(&mut index)?;
+        let text = serde_json::to_vec(&index).map_err(|e| StoreError::Index(e.to_string()))?;
+        self.backend.replace(INDEX, text).await.map_err(StoreError::Backend)?;
+        *self.index.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(index);
+        Ok(out)
+    }
+
+    pub(crate) fn base(&self, first: &Digest) -> Arc<tokio::sync::Mutex<()>> {
+        let mut bases = self.bases.lock().unwrap_or_else(PoisonError::into_inner);
+        bases.retain(|_, lock| Arc::strong_count(lock) > 1);
+        Arc::clone(bases.entry(first.clone()).or_default())
+    }
+}
+
+fn read(bytes: &[u8]) -> Result<Index, StoreError> {
+    let index: Index = serde_json::from_slice(bytes).map_err(|e| StoreError::Index(e.to_string()))?;
+    if index.schema > SCHEMA {
+        let reason = format!("it was written by a newer version (schema {}, this one knows {SCHEMA})", index.schema);
+        return Err(StoreError::Index(reason));
+    }
+    Ok(index)
+}
+
+pub(crate) fn now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,105 @@
+//! Folders that stand for disks, and files for documents; a crash can be put between any two calls.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use image_store::{Backend, BackendError};
+
+/// When the process dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Death {
+    /// Before the n-th call has its effect.
+    Before(usize),
+    /// After it.
+    After(usize),
+}
+
+#[derive(Debug)]
+pub(crate) struct Folders {
+    folder: PathBuf,
+    death: Option<Death>,
+    calls: AtomicUsize,
+    open: Mutex<BTreeSet<String>>,
+}
+
+impl Folders {
+    pub(crate) fn new(folder: &Path, death: Option<Death>) -> Self {
+        Self { folder: folder.to_owned(), death, calls: AtomicUsize::new(0), open: Mutex::default() }
+    }
+
+    pub(crate) fn disk(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}.disk"))
+    }
+
+    /// Counts the call and does it, unless the process is dead by then.
+    fn call<T>(&self, effect: impl FnOnce() -> Result<T, BackendError>) -> Result<T, BackendError> {
+        let n = self.calls.fetch_add(1, Ordering::Relaxed);
+        let dead = || BackendError::from("the process is dead");
+        match self.death {
+            Some(Death::Before(at)) if n >= at => Err(dead()),
+            Some(Death::After(at)) if n > at => Err(dead()),
+            Some(Death::After(at)) if n == at => effect().and(Err(dead())),
+            _ => effect(),
+        }
+    }
+}
+
+impl Backend for Folders {
+    async fn read(&self, name: &str) -> Result<Option<Vec<u8>>, BackendError> {
+        self.call(|| match std::fs::read(self.folder.join(name)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e.into()),
+        })
+    }
+
+    async fn replace(&self, name: &str, bytes: Vec<u8>) -> Result<(), BackendError> {
+        self.call(|| {
+            std::fs::write(self.folder.join("aside"), bytes)?;
+            Ok(std::fs::rename(self.folder.join("aside"), self.folder.join(name))?)
+        })
+    }
+
+    async fn open_disk(&self, name: &str, parent: Option<&str>) -> Result<PathBuf, BackendError> {
+        self.call(|| {
+            let disk = self.disk(name);
+            match parent {
+                None => std::fs::create_dir(&disk)?,
+                Some(parent) => {
+                    assert!(!self.open.lock().unwrap().contains(parent), "a parent is closed before it has children");
+                    let copied = Command::new("cp").arg("-a").args([self.disk(parent), disk.clone()]).status()?;
+                    assert!(copied.success());
+                }
+            }
+            self.open.lock().unwrap().insert(name.to_owned());
+            Ok(disk)
+        })
+    }
+
+    async fn close_disk(&self, name: &str) -> Result<(), BackendError> {
+        self.call(|| {
+            assert!(self.open.lock().unwrap().remove(name), "it is open");
+            Ok(())
+        })
+    }
+
+    async fn delete_disk(&self, name: &str) -> Result<(), BackendError> {
+        self.call(|| {
+            self.open.lock().unwrap().remove(name);
+            match std::fs::remove_dir_all(self.disk(name)) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e.into()),
+                _ => Ok(()),
+            }
+        })
+    }
+
+    async fn disks(&self) -> Result<Vec<String>, BackendError> {
+        self.call(|| {
+            let names = std::fs::read_dir(&self.folder)?.map(|e| e.unwrap().file_name().into_string().unwrap());
+            Ok(names.filter_map(|n| n.strip_suffix(".disk").map(str::to_owned)).collect())
+        })
+    }
+}

@@ -1,0 +1,126 @@
+//! Debian's `docker-registry`, for one test; and images pushed to it.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use image_store::{Digest, Reference, name};
+use oci_client::Client;
+use oci_client::client::{ClientConfig, ClientProtocol, Config, ImageLayer};
+use oci_client::manifest::{IMAGE_DOCKER_CONFIG_MEDIA_TYPE, IMAGE_DOCKER_LAYER_GZIP_MEDIA_TYPE, OciImageManifest};
+use oci_client::secrets::RegistryAuth;
+use serde_json::json;
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A registry at work; ended with the value.
+pub(crate) struct Served {
+    process: Child,
+    pub(crate) address: String,
+    folder: TempDir,
+    auth: RegistryAuth,
+}
+
+/// `ann`, whose password is `secret1`, as htpasswd has it.
+const HTPASSWD: &str = "ann:$2y$04$1byFjYliH95h3CYiJ2ndteQp2sVQCqemxMV8G285WCVvdMj.asX8K\n";
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Whether there is a registry to test with; CI installs one.
+pub(crate) fn installed() -> bool {
+    let there = Command::new("docker-registry").arg("--version").stdout(Stdio::null()).status().is_ok();
+    if !there {
+        println!("skipped: docker-registry is not installed");
+    }
+    there
+}
+
+impl Served {
+    pub(crate) fn start() -> Self {
+        Self::with("", RegistryAuth::Anonymous)
+    }
+
+    /// For `ann` only.
+    pub(crate) fn private() -> Self {
+        let auth = RegistryAuth::Basic("ann".into(), "secret1".into());
+        Self::with("auth: {htpasswd: {realm: here, path: FOLDER/htpasswd}}\n", auth)
+    }
+
+    fn with(more: &str, auth: RegistryAuth) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let address = format!("127.0.0.1:{port}");
+        let at = folder.path().display();
+        std::fs::write(folder.path().join("htpasswd"), HTPASSWD).unwrap();
+        let config = format!(
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {at}/data}}}}\n\
+             http: {{addr: '{address}'}}\n{}",
+            more.replace("FOLDER", &at.to_string())
+        );
+        std::fs::write(folder.path().join("config.yml"), config).unwrap();
+        let process = Command::new("docker-registry")
+            .arg("serve")
+            .arg(folder.path().join("config.yml"))
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(folder.path().join("log")).unwrap())
+            .spawn()
+            .unwrap();
+        let mut served = Self { process, address, folder, auth };
+        let end = Instant::now() + PATIENCE;
+        while std::net::TcpStream::connect(&served.address).is_err() {
+            let log = std::fs::read_to_string(served.folder.path().join("log")).unwrap();
+            assert!(served.process.try_wait().unwrap().is_none() && Instant::now() < end, "{log}");
+            std::thread::yield_now();
+        }
+        served
+    }
+
+    pub(crate) fn reference(&self, image: &str) -> Reference {
+        name::parse(&format!("{}/{image}", self.address)).unwrap()
+    }
+
+    fn client(&self) -> Client {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Client::new(ClientConfig { protocol: ClientProtocol::Http, ..ClientConfig::default() })
+    }
+
+    /// Pushes an image of layers as they are sent, with the content that its configuration tells of; returns its id.
+    pub(crate) async fn push(&self, image: &str, layers: &[(Vec<u8>, &[u8])]) -> Digest {
+        let diff_ids: Vec<Digest> = layers.iter().map(|(_, content)| Digest::new(content)).collect();
+        let config = json!({
+            "architecture": "amd64", "os": "linux", "created": "2026-01-01T00:00:00Z",
+            "config": {"Cmd": ["sh"], "Labels": {"for": image}},
+            "rootfs": {"type": "layers", "diff_ids": diff_ids},
+        });
+        let layers = layers.iter().map(|(sent, _)| sent.clone()).collect();
+        self.push_raw(image, layers, config.to_string(), IMAGE_DOCKER_CONFIG_MEDIA_TYPE).await
+    }
+
+    /// Pushes whatever it is.
+    pub(crate) async fn push_raw(&self, image: &str, layers: Vec<Vec<u8>>, config: String, kind: &str) -> Digest {
+        let id = Digest::new(config.as_bytes());
+        let layers: Vec<ImageLayer> = layers
+            .into_iter()
+            .map(|sent| ImageLayer::new(sent, IMAGE_DOCKER_LAYER_GZIP_MEDIA_TYPE.to_owned(), None))
+            .collect();
+        let config = Config::new(config.into_bytes(), kind.to_owned(), None);
+        let mut manifest = OciImageManifest::build(&layers, &config, None);
+        manifest.media_type = Some("application/vnd.docker.distribution.manifest.v2+json".to_owned());
+        let reference = self.reference(image);
+        self.client().push(&reference, &layers, config, &self.auth, Some(manifest)).await.unwrap();
+        id
+    }
+
+    /// Where the registry keeps a blob.
+    pub(crate) fn blob(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.hex();
+        Path::new(self.folder.path()).join(format!("data/docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]))
+    }
+}

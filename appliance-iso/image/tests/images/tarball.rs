@@ -1,0 +1,71 @@
+//! Layers as tests want them.
+
+use std::io::Write as _;
+
+/// A tar archive in the making.
+pub(crate) struct Tarball(tar::Builder<Vec<u8>>);
+
+impl Tarball {
+    pub(crate) fn new() -> Self {
+        Self(tar::Builder::new(Vec::new()))
+    }
+
+    /// Any entry; the path is written as it is, sense or not.
+    pub(crate) fn entry(mut self, kind: tar::EntryType, path: &str, link: &str, content: &[u8], mode: u32) -> Self {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.as_gnu_mut().unwrap().name[..path.len()].copy_from_slice(path.as_bytes());
+        header.as_gnu_mut().unwrap().linkname[..link.len()].copy_from_slice(link.as_bytes());
+        header.set_mode(mode);
+        header.set_uid(12);
+        header.set_gid(34);
+        header.set_mtime(1_000_000_000);
+        header.set_size(content.len() as u64);
+        if matches!(kind, tar::EntryType::Char | tar::EntryType::Block) {
+            header.set_device_major(1).unwrap();
+            header.set_device_minor(3).unwrap();
+        }
+        header.set_cksum();
+        self.0.append(&header, content).unwrap();
+        self
+    }
+
+    pub(crate) fn file(self, path: &str, content: &[u8]) -> Self {
+        self.entry(tar::EntryType::Regular, path, "", content, 0o644)
+    }
+
+    pub(crate) fn folder(self, path: &str) -> Self {
+        self.entry(tar::EntryType::Directory, path, "", b"", 0o755)
+    }
+
+    pub(crate) fn symlink(self, path: &str, to: &str) -> Self {
+        self.entry(tar::EntryType::Symlink, path, to, b"", 0o777)
+    }
+
+    pub(crate) fn link(self, path: &str, to: &str) -> Self {
+        self.entry(tar::EntryType::Link, path, to, b"", 0o644)
+    }
+
+    /// Extended attributes and the like, for the next entry.
+    pub(crate) fn pax(mut self, values: &[(&str, &[u8])]) -> Self {
+        self.0.append_pax_extensions(values.iter().copied()).unwrap();
+        self
+    }
+
+    pub(crate) fn bytes(self) -> Vec<u8> {
+        self.0.into_inner().unwrap()
+    }
+}
+
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// As real tools write it, in two frames with a skippable one between.
+pub(crate) fn zstd(bytes: &[u8]) -> Vec<u8> {
+    let frame = |bytes: &[u8]| ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest);
+    let (first, second) = bytes.split_at(bytes.len() / 2);
+    [&frame(first)[..], b"\x50\x2a\x4d\x18\x03\0\0\0abc", &frame(second)].concat()
+}
