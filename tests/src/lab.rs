@@ -89,6 +89,11 @@ impl Lab {
         self.run(&all)
     }
 
+    /// The lab's own folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// What the daemon has said.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.join("daemon.log")).unwrap_or_default()

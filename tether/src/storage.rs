@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use nix::mount::MsFlags;
-use pid1::System;
+use pid1::{System, scsi};
 use tether_proto::{Container, Disk};
 use tokio::time::{Instant, sleep};
 
@@ -66,7 +66,7 @@ fn kernels(container: &Container) -> Vec<Mount> {
 async fn device(disk: &Disk, places: &Places) -> Result<PathBuf, String> {
     let start = Instant::now();
     loop {
-        if let Some(device) = find(disk.unit, places).filter(|device| device.exists()) {
+        if let Some(device) = scsi::disk(disk.unit, &places.sys, &places.dev).filter(|device| device.exists()) {
             return Ok(device);
         }
         if start.elapsed() > DISK_LIMIT {
@@ -74,26 +74,6 @@ async fn device(disk: &Disk, places: &Places) -> Result<PathBuf, String> {
         }
         sleep(DISK_LOOK).await;
     }
-}
-
-/// The block device whose SCSI address (host:channel:target:lun) has the unit as its target.
-fn find(unit: u32, places: &Places) -> Option<PathBuf> {
-    let mut found: Vec<_> = std::fs::read_dir(places.sys.join("block"))
-        .ok()?
-        .flatten()
-        // Disks: a CD drive has a controller and an address too.
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with("sd"))
-        .filter_map(|entry| {
-            let address = std::fs::read_link(entry.path().join("device")).ok()?;
-            let address: Vec<u32> =
-                address.file_name()?.to_str()?.split(':').map_while(|number| number.parse().ok()).collect();
-            let [host, 0, target, 0] = address.as_slice() else { return None };
-            (*target == unit).then(|| (*host, places.dev.join(entry.file_name())))
-        })
-        .collect();
-    // The first controller, where there are several.
-    found.sort_unstable();
-    Some(found.into_iter().next()?.1)
 }
 
 fn file_system(disk: &Disk) -> &str {
@@ -206,27 +186,5 @@ pub(crate) fn unmount_disks(system: &impl System, container: &Container, places:
             Err(error) if [Some(libc::EINVAL), Some(libc::ENOENT)].contains(&error.raw_os_error()) => {}
             Err(error) => log::warn!("cannot unmount {at} of the container: {error}"),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::symlink;
-
-    use super::*;
-
-    #[test]
-    fn a_disk_is_found_by_its_place_on_the_first_controller() {
-        let folder = tempfile::tempdir().unwrap();
-        let places = Places { sys: folder.path().join("sys"), dev: "/dev".into(), ..Places::default() };
-        for (name, address) in [("sda", "2:0:1:0"), ("sdb", "2:0:0:0"), ("sdc", "3:0:0:0"), ("sr0", "1:0:0:0")] {
-            let block = places.sys.join("block").join(name);
-            std::fs::create_dir_all(&block).unwrap();
-            symlink(format!("../../../{address}"), block.join("device")).unwrap();
-        }
-        std::fs::create_dir_all(places.sys.join("block/loop0")).unwrap();
-        assert_eq!(find(1, &places), Some("/dev/sda".into()));
-        assert_eq!(find(0, &places), Some("/dev/sdb".into()));
-        assert_eq!(find(7, &places), None);
     }
 }

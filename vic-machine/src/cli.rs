@@ -247,6 +247,25 @@ pub(crate) struct CreateArgs {
     /// Plain HTTP: anyone who reaches the port has the VCH
     #[arg(long, short = 'k', conflicts_with = "no_tlsverify", help_heading = "Security")]
     pub(crate) no_tls: bool,
+    /// CA (PEM) of registries; repeat for more
+    #[arg(long, alias = "rc", value_name = "FILE", action = ArgAction::Append, help_heading = "Registries")]
+    pub(crate) registry_ca: Vec<PathBuf>,
+    /// Registry whose certificate is not checked, or that speaks plain HTTP: HOST[:PORT], *.DOMAIN or CIDR; repeat for more
+    #[arg(long, alias = "dir", value_name = "REGISTRY", action = ArgAction::Append, help_heading = "Registries")]
+    pub(crate) insecure_registry: Vec<String>,
+    /// The only registry that images may come from; repeat for more
+    #[arg(long, alias = "wr", value_name = "REGISTRY", action = ArgAction::Append, help_heading = "Registries")]
+    pub(crate) whitelist_registry: Vec<String>,
+    /// Proxy for HTTP
+    #[arg(long, value_name = "URL", help_heading = "Registries")]
+    pub(crate) http_proxy: Option<String>,
+    /// Proxy for HTTPS
+    #[arg(long, value_name = "URL", help_heading = "Registries")]
+    pub(crate) https_proxy: Option<String>,
+    /// Hosts that are reached without a proxy, separated by commas
+    #[arg(long, value_name = "HOSTS", help_heading = "Registries")]
+    pub(crate) no_proxy: Option<String>,
+
     /// User that the VCH itself logs in as; default: --user
     #[arg(long, value_name = "NAME", help_heading = "Security")]
     pub(crate) ops_user: Option<String>,

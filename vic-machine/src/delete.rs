@@ -32,7 +32,11 @@ pub(crate) async fn run(args: &DeleteArgs, session: &Session, printer: Printer) 
         }
         if args.dry_run {
             let name = found.as_ref().map_or(&args.which.name, |v| &v.name);
-            show(name, &inventory, found.as_ref(), &leftovers, printer);
+            let containers = match &found {
+                Some(vch) => containers(session, vch).await?,
+                None => Vec::new(),
+            };
+            show(name, &inventory, found.as_ref(), &leftovers, &containers, printer);
             return Ok(());
         }
         if let (Some(vch), false) = (&found, args.force) {
@@ -58,9 +62,21 @@ pub(crate) async fn everything(
     printer: Printer,
 ) -> Result<(), Problem> {
     if let Some(vch) = found {
-        let activity = printer.wait(&format!("remove endpoint VM {:?} ({}) and its files", vch.name, vch.vm.value));
         let pool = vch.pool.clone().unwrap_or_default();
         let datacenter = datacenter(inventory, &pool)?;
+        for container in &containers(session, vch).await? {
+            let name = &container.name;
+            let activity = printer.wait(&format!("remove container {name:?} ({})", container.vm.value));
+            // First the endpoint VM, lest it make another; when there is none, this costs nothing.
+            remove::stop(session, &vch.vm).await.map_err(|e| doing("the endpoint VM", &vch.name, &e))?;
+            remove::container(session, &datacenter, container).await.map_err(|e| doing("container", name, &e))?;
+            activity.done();
+        }
+        let activity = printer.wait(&format!("remove endpoint VM {:?} ({}) and its files", vch.name, vch.vm.value));
+        if let Ok(config) = &vch.config {
+            let removed = remove::image_folder(session, &datacenter, config).await;
+            removed.map_err(|e| doing("the images", &config.storage.image_store, &e))?;
+        }
         let bridge = vch.config.as_ref().ok().and_then(|c| c.bridge.made.as_ref());
         remove::endpoint(session, &datacenter, &vch.vm, bridge)
             .await
@@ -74,6 +90,13 @@ pub(crate) async fn everything(
         activity.done();
     }
     Ok(())
+}
+
+/// The VCH's containers; none when its configuration cannot be read.
+async fn containers(session: &Session, vch: &Vch) -> Result<Vec<remove::Container>, Problem> {
+    let (Ok(config), Some(pool)) = (&vch.config, &vch.pool) else { return Ok(Vec::new()) };
+    let found = remove::containers(session, pool, &config.id).await;
+    found.map_err(|e| Problem::doing(format!("cannot list the containers of VCH {:?}", vch.name), &e))
 }
 
 fn doing(what: &str, name: &str, error: &vim25::Error) -> Problem {
@@ -92,12 +115,25 @@ async fn check(args: &DeleteArgs, session: &Session, vch: &Vch) -> Result<(), Pr
         ))
         .remedy("use the vic-machine of that version, or --force"));
     }
+    let containers = containers(session, vch).await?;
+    let running: Vec<&str> = containers.iter().filter(|c| c.on).map(|c| c.name.as_str()).collect();
+    if let (Some(first), false) = (running.first(), args.force) {
+        return Err(Problem::new(
+            Exit::Conflict,
+            format!("VCH {:?} has {} running containers", vch.name, running.len()),
+        )
+        .why(format!("{first:?} is one of them"))
+        .remedy("stop them, or delete them with the VCH: --force"));
+    }
     // Only the VCH's own pool: a shared one holds other people's VMs.
     let own = vch.config.as_ref().ok().map(|c| c.vsphere.pool.as_str());
     let Some(pool) = vch.pool.as_ref().filter(|p| Some(p.value.as_str()) == own) else { return Ok(()) };
     let shared = session.read(pool, &["name"]).await?.get::<String>("name")?.as_deref() != Some(vch.name.as_str());
-    let others: Vec<ManagedObjectReference> =
-        remove::children(session, pool).await?.into_iter().filter(|c| *c != vch.vm).collect();
+    let others: Vec<ManagedObjectReference> = remove::children(session, pool)
+        .await?
+        .into_iter()
+        .filter(|c| *c != vch.vm && !containers.iter().any(|own| own.vm == *c))
+        .collect();
     match others.first() {
         Some(other) if !shared && !args.force => Err(Problem::new(
             Exit::Conflict,
@@ -150,11 +186,16 @@ fn show(
     inventory: &Inventory,
     found: Option<&Vch>,
     leftovers: &[ManagedObjectReference],
+    containers: &[remove::Container],
     printer: Printer,
 ) {
     printer.data("Plan (nothing has been changed):");
     let mut steps = Vec::new();
     if let Some(vch) = found {
+        let list: Vec<String> = containers.iter().map(|c| format!("{:?}", c.name)).collect();
+        if !list.is_empty() {
+            steps.push(("containers", format!("remove {} containers: {}", list.len(), list.join(", "))));
+        }
         if let Some(made) = vch.config.as_ref().ok().and_then(|c| c.bridge.made.as_ref()) {
             steps.push(("bridge", format!("remove switch and port group {:?}, which create made", made.name)));
         }

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use tokio::time::timeout;
-use vch_config::MadeNetwork;
+use vch_config::{ContainerLabel, KEY_RECORD, MadeNetwork, VchConfig};
 use vim25::datastore::DatastorePath;
 use vim25::types::{
     AnyVirtualDevice, AnyVirtualDeviceBackingInfo, HostDatastoreBrowserSearchResults, HostDatastoreBrowserSearchSpec,
-    ManagedObjectReference, VirtualDeviceConfigSpec, VirtualDeviceConfigSpecOperation, VirtualMachineConfigSpec,
-    VirtualMachinePowerState, methods,
+    ManagedObjectReference, OptionValue, VirtualDeviceConfigSpec, VirtualDeviceConfigSpecOperation,
+    VirtualMachineConfigSpec, VirtualMachinePowerState, methods,
 };
 use vim25::{Error, Session};
 
@@ -37,19 +37,12 @@ async fn endpoint_inner(
     vm: &ManagedObjectReference,
     bridge: Option<&MadeNetwork>,
 ) -> Result<(), Error> {
-    let wanted = ["runtime.powerState", "config.files.vmPathName", "datastore"];
+    let wanted = ["name", "config.files.vmPathName", "datastore"];
     let facts = session.read(vm, &wanted).await?;
     if facts.properties.is_empty() {
         return Ok(());
     }
-    if facts.get::<VirtualMachinePowerState>("runtime.powerState")? != Some(VirtualMachinePowerState::PoweredOff) {
-        shut_down(session, vm).await;
-        match session.run(&methods::PowerOffVMTask { this: vm.clone() }).await {
-            // It went off by itself meanwhile.
-            Err(e) if e.fault_name() == Some("InvalidPowerState") => {}
-            other => drop(other?),
-        }
-    }
+    stop(session, vm).await?;
     if let Some(bridge) = bridge {
         unplug(session, vm, &bridge.name).await?;
         made_network(session, bridge).await?;
@@ -69,6 +62,101 @@ async fn endpoint_inner(
     match files {
         Some(files) => delete_file(session, datacenter, &files).await,
         None => Ok(()),
+    }
+}
+
+/// Sees to it that a VM is off; what its guest can do by itself it may.
+pub(crate) async fn stop(session: &Session, vm: &ManagedObjectReference) -> Result<(), Error> {
+    let facts = session.read(vm, &["runtime.powerState"]).await?;
+    if facts.get::<VirtualMachinePowerState>("runtime.powerState")? == Some(VirtualMachinePowerState::PoweredOff) {
+        return Ok(());
+    }
+    shut_down(session, vm).await;
+    power_off(session, vm).await
+}
+
+async fn power_off(session: &Session, vm: &ManagedObjectReference) -> Result<(), Error> {
+    match session.run(&methods::PowerOffVMTask { this: vm.clone() }).await {
+        // It is off already.
+        Err(e) if e.fault_name() == Some("InvalidPowerState") => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// A container of a VCH.
+pub(crate) struct Container {
+    pub(crate) vm: ManagedObjectReference,
+    pub(crate) name: String,
+    /// Its VM is on.
+    pub(crate) on: bool,
+    /// The folder of its files.
+    pub(crate) files: Option<DatastorePath>,
+}
+
+/// The containers of VCH `id` in a pool.
+pub(crate) async fn containers(
+    session: &Session,
+    pool: &ManagedObjectReference,
+    id: &str,
+) -> Result<Vec<Container>, Error> {
+    let mut out = Vec::new();
+    let wanted = ["config.extraConfig", "config.files.vmPathName", "runtime.powerState"];
+    for vm in session.contained(pool, "VirtualMachine", false, &wanted).await? {
+        let options: Vec<OptionValue> = vm.all("config.extraConfig")?;
+        let record = options.iter().rev().find(|o| o.key == KEY_RECORD).and_then(|o| o.value.as_ref()?.get().ok());
+        let label = record.and_then(|text: String| ContainerLabel::from_record(&text));
+        if let Some(label) = label.filter(|l| l.vch == id) {
+            let state: Option<VirtualMachinePowerState> = vm.get("runtime.powerState")?;
+            let on = state != Some(VirtualMachinePowerState::PoweredOff);
+            let path = vm.get::<String>("config.files.vmPathName")?;
+            let files = path.and_then(|p| DatastorePath::parse(&p)).map(|p| p.parent());
+            // Never the root of a datastore.
+            let files = files.filter(|f| !f.path.is_empty());
+            out.push(Container { vm: vm.reference, name: label.name, on, files });
+        }
+    }
+    Ok(out)
+}
+
+/// Removes a container, whatever it does.
+pub(crate) async fn container(
+    session: &Session,
+    datacenter: &ManagedObjectReference,
+    container: &Container,
+) -> Result<(), Error> {
+    let outcome = async {
+        if container.on {
+            power_off(session, &container.vm).await?;
+        }
+        // What its ports wrote is not the VM's to vSphere, and goes as long as the VM leads to it.
+        if let Some(folder) = &container.files {
+            for file in ["output.log", "tether.log"] {
+                delete_file(session, datacenter, &folder.join(file)).await?;
+            }
+        }
+        session.run(&methods::DestroyTask { this: container.vm.clone() }).await?;
+        match &container.files {
+            Some(folder) => delete_file(session, datacenter, folder).await,
+            None => Ok(()),
+        }
+    };
+    match outcome.await {
+        Err(e) if Error::is_not_found(&e) => Ok(()),
+        other => other,
+    }
+}
+
+/// Removes a VCH's own folder in an image store that may be several VCHs'.
+pub(crate) async fn image_folder(
+    session: &Session,
+    datacenter: &ManagedObjectReference,
+    config: &VchConfig,
+) -> Result<(), Error> {
+    match DatastorePath::parse(&config.storage.image_store) {
+        Some(folder) if folder.path.rsplit('/').next() == Some(&config.id) => {
+            delete_file(session, datacenter, &folder).await
+        }
+        _ => Ok(()),
     }
 }
 

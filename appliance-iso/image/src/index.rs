@@ -38,8 +38,8 @@ pub struct Disk {
     /// The disk below it.
     #[serde(default)]
     pub parent: Option<Digest>,
-    /// Bytes of the files that were written to it.
-    pub bytes: u64,
+    /// Bytes of the files of each layer that was written to it, lowest first.
+    pub layers: Vec<u64>,
 }
 
 /// An image.
@@ -131,6 +131,17 @@ impl Index {
             }
         }
         Some(depth)
+    }
+
+    /// Bytes of the files of each layer up to `chain`, lowest first.
+    pub fn layer_bytes(&self, chain: &Digest) -> Vec<u64> {
+        let mut disks = Vec::new();
+        let mut at = self.disks.get(chain);
+        while let Some(disk) = at.filter(|_| disks.len() < self.disks.len()) {
+            disks.push(disk);
+            at = disk.parent.as_ref().and_then(|p| self.disks.get(p));
+        }
+        disks.into_iter().rev().flat_map(|d| d.layers.iter().copied()).collect()
     }
 
     /// The image that `wanted` stands for: `name` is its full form when it can be one.
@@ -252,7 +263,7 @@ mod tests {
     }
 
     fn disk(parent: Option<u8>) -> Disk {
-        Disk { name: "d".into(), parent: parent.map(digest), bytes: 1 }
+        Disk { name: "d".into(), parent: parent.map(digest), layers: vec![1] }
     }
 
     /// Two images on one base.

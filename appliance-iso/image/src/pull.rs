@@ -67,7 +67,7 @@ pub enum Step {
     Begun {
         /// Tag, or digest.
         tag: String,
-        /// Repository, as people write it.
+        /// Repository, without the registry.
         repository: String,
     },
     /// Something about a layer.
@@ -167,7 +167,7 @@ impl<B: Backend> Pull<B> {
     async fn run(self) -> Result<Pulled, PullError> {
         let reference = self.registry.reference().clone();
         let tag = reference.tag().or(reference.digest()).unwrap_or_default().to_owned();
-        self.tell(Step::Begun { tag, repository: name::shorten(&name::repository(&reference)).to_owned() }).await?;
+        self.tell(Step::Begun { tag, repository: reference.repository().to_owned() }).await?;
         let layers: Vec<Layer> = self
             .image
             .layers
@@ -215,12 +215,12 @@ impl<B: Backend> Pull<B> {
             Err(e) => Err(StoreError::Backend(e).into()),
         };
         let closed = match filled {
-            Ok(bytes) => backend.close_disk(&name).await.map(|()| bytes).map_err(|e| StoreError::Backend(e).into()),
+            Ok(sizes) => backend.close_disk(&name).await.map(|()| sizes).map_err(|e| StoreError::Backend(e).into()),
             Err(e) => Err(e),
         };
         let entered = match closed {
-            Ok(bytes) => {
-                let disk = Disk { name: name.clone(), parent: parent.cloned(), bytes };
+            Ok(layers) => {
+                let disk = Disk { name: name.clone(), parent: parent.cloned(), layers };
                 let enter = self.store.change(|index| {
                     index.disks.insert(whole.clone(), disk);
                     Ok(())
@@ -236,14 +236,14 @@ impl<B: Backend> Pull<B> {
         entered
     }
 
-    /// Unpacks layers onto an open disk; gives the bytes of their files.
+    /// Unpacks layers onto an open disk; gives the bytes of the files of each.
     async fn fill(
         &self,
         layers: std::ops::Range<usize>,
         root: &std::path::Path,
         downloads: &mut Downloads,
-    ) -> Result<u64, PullError> {
-        let mut bytes = 0;
+    ) -> Result<Vec<u64>, PullError> {
+        let mut sizes = Vec::new();
         for n in layers {
             let (sent, diff_id) = &self.image.layers[n];
             let id = short(&sent.digest);
@@ -263,10 +263,10 @@ impl<B: Backend> Pull<B> {
                 }
             };
             let done = unpacked.map_err(|error| PullError::Layer { digest: sent.digest.clone(), error })?;
-            bytes += done.bytes;
+            sizes.push(done.bytes);
             self.tell(Step::Layer { id, told: Told::Complete }).await?;
         }
-        Ok(bytes)
+        Ok(sizes)
     }
 
     /// Enters the image and its names.
@@ -287,14 +287,7 @@ impl<B: Backend> Pull<B> {
         }
         let entered = id.clone();
         let enter = self.store.change(|index| {
-            let mut bytes = 0;
-            let mut at = index.disks.get(&disk);
-            let mut left = index.disks.len();
-            while let Some(disk) = at.filter(|_| left > 0) {
-                bytes += disk.bytes;
-                left -= 1;
-                at = disk.parent.as_ref().and_then(|p| index.disks.get(p));
-            }
+            let bytes = index.layer_bytes(&disk).into_iter().sum();
             let image = Image { disk, manifest, config, bytes, tagged_ns: now() };
             index.images.insert(id.clone(), image);
             if let Some(tag) = tag {

@@ -4,6 +4,7 @@
 //! said to the user when there is none.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,11 +35,11 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// How registries are reached.
 #[derive(Debug, Clone, Default)]
 pub struct Access {
-    /// `host[:port]` of those that may have any certificate, or speak plain HTTP.
+    /// Those that may have any certificate, or speak plain HTTP: `host[:port]`, `*.domain` or a CIDR.
     pub insecure: Vec<String>,
-    /// The only ones that may be asked; all, when there are none.
+    /// The only ones that may be asked, in the same forms; all, when there are none.
     pub allowed: Vec<String>,
-    /// Certificates that are trusted, PEM.
+    /// Certificates that are trusted besides the system's, PEM.
     pub roots_pem: String,
     /// Proxy for HTTPS.
     pub https_proxy: Option<String>,
@@ -146,12 +147,26 @@ impl std::fmt::Debug for Registry {
     }
 }
 
+/// Whether a registry is meant by `host[:port]`, `*.domain` or a CIDR.
+fn matches(pattern: &str, registry: &str) -> bool {
+    let host = registry.rsplit_once(':').map_or(registry, |(host, _)| host);
+    if let Some(domain) = pattern.strip_prefix('*') {
+        return domain.starts_with('.') && host.len() > domain.len() && host.ends_with(domain);
+    }
+    if let (Some((network, length)), Ok(ip)) = (pattern.split_once('/'), host.parse::<Ipv4Addr>()) {
+        let (Ok(network), Ok(length)) = (network.parse::<Ipv4Addr>(), length.parse::<u32>()) else { return false };
+        let rest = 32_u32.saturating_sub(length);
+        return length <= 32 && u64::from(ip.to_bits()) >> rest == u64::from(network.to_bits()) >> rest;
+    }
+    pattern == registry || pattern == host
+}
+
 impl Access {
     /// Whether any certificate will do, and plain HTTP.  Docker trusts what is on the same machine.
     fn is_insecure(&self, registry: &str) -> bool {
         let host = registry.rsplit_once(':').map_or(registry, |(host, _)| host);
-        let local = host == "localhost" || host.parse::<std::net::Ipv4Addr>().is_ok_and(|ip| ip.is_loopback());
-        local || self.insecure.iter().any(|i| i == registry || i == host)
+        let local = host == "localhost" || host.parse::<Ipv4Addr>().is_ok_and(|ip| ip.is_loopback());
+        local || self.insecure.iter().any(|pattern| matches(pattern, registry))
     }
 
     fn client(&self, registry: &str, protocol: ClientProtocol) -> Result<Client, RegistryError> {
@@ -162,7 +177,7 @@ impl Access {
         let config = ClientConfig {
             protocol,
             accept_invalid_certificates: self.is_insecure(registry),
-            tls_certs_only: roots.into_iter().collect(),
+            extra_root_certificates: roots.into_iter().collect(),
             platform_resolver: Some(Box::new(linux_amd64_resolver)),
             connect_timeout: Some(CONNECT),
             read_timeout: Some(SILENCE),
@@ -188,7 +203,7 @@ impl Registry {
         login: &Login,
     ) -> Result<(Self, Resolved), RegistryError> {
         let host = reference.registry();
-        if !access.allowed.is_empty() && !access.allowed.iter().any(|a| a == host) {
+        if !access.allowed.is_empty() && !access.allowed.iter().any(|pattern| matches(pattern, host)) {
             return Err(RegistryError::NotAllowed(host.to_owned()));
         }
         let auth = match login {
@@ -374,4 +389,28 @@ fn chain(error: &dyn std::error::Error) -> String {
         cause = inner.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registry_is_meant_by_name_domain_or_network() {
+        for (pattern, registry, expected) in [
+            ("reg.example", "reg.example:5000", true),
+            ("reg.example:5000", "reg.example:5000", true),
+            ("reg.example:5000", "reg.example", false),
+            ("*.example", "a.b.example:5000", true),
+            ("*.example", "example", false),
+            ("*example", "badexample", false),
+            ("10.1.0.0/16", "10.1.2.3:5000", true),
+            ("10.1.0.0/16", "10.2.2.3", false),
+            ("0.0.0.0/0", "10.2.2.3", true),
+            ("10.1.0.0/99", "10.1.0.0", false),
+            ("10.1.0.0/16", "reg.example", false),
+        ] {
+            assert_eq!(matches(pattern, registry), expected, "{pattern} {registry}");
+        }
+    }
 }

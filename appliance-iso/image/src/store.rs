@@ -83,6 +83,11 @@ impl<B: Backend> ImageStore<B> {
         })
     }
 
+    /// Where disks come from, and documents go.
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
     /// The images as they are now.
     pub fn index(&self) -> Arc<Index> {
         Arc::clone(&self.index.read().unwrap_or_else(PoisonError::into_inner))

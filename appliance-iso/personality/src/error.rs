@@ -25,6 +25,9 @@ pub(crate) enum ApiError {
     /// Not in the state that the thing is in; the text is Docker's.
     #[error("{0}")]
     Conflict(String),
+    /// The admin does not want it.
+    #[error("{0}")]
+    Forbidden(String),
     /// It was tried, and did not work.
     #[error("{0}")]
     Failed(String),
@@ -40,6 +43,7 @@ impl ApiError {
             Self::NotYet { .. } => StatusCode::NOT_IMPLEMENTED,
             Self::Bad(_) => StatusCode::BAD_REQUEST,
             Self::Conflict(_) => StatusCode::CONFLICT,
+            Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         }

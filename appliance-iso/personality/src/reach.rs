@@ -58,7 +58,6 @@ impl Reach {
                     Ok((engine, session)) => {
                         pause = PAUSES.0;
                         told.clear();
-                        let engine = Arc::new(engine);
                         let _ = sender.send(Now::Up(Arc::clone(&engine)));
                         let over = tokio::select! {
                             () = engine.ended() => false,
@@ -93,6 +92,14 @@ impl Reach {
         &self.history
     }
 
+    /// The port layer, if vSphere is reached right now.
+    pub(crate) fn at_hand(&self) -> Option<Arc<Engine>> {
+        match &*self.now.as_ref()?.borrow() {
+            Now::Up(engine) => Some(Arc::clone(engine)),
+            Now::Waiting(_) => None,
+        }
+    }
+
     /// The port layer, which may be on its way; none when there is no way to be kept.
     pub(crate) async fn engine(&self) -> Result<Option<Arc<Engine>>, ApiError> {
         let Some(mut now) = self.now.clone() else { return Ok(None) };
@@ -105,7 +112,11 @@ impl Reach {
     }
 }
 
-async fn connect(config: &VchConfig, secrets: &VchSecrets, history: &History) -> Result<(Engine, Session), String> {
+async fn connect(
+    config: &VchConfig,
+    secrets: &VchSecrets,
+    history: &History,
+) -> Result<(Arc<Engine>, Session), String> {
     let vsphere = &config.vsphere;
     let mut prints = Vec::new();
     for print in &vsphere.thumbprints {

@@ -1,9 +1,10 @@
 //! [`Engine`]: the port layer at work: what clients ask for, admitted, done under the container's lock, and seen through.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use tether_proto::Container as Guest;
 use tokio::time::timeout;
 use vim25::types::ManagedObjectReference;
 
@@ -12,7 +13,10 @@ use crate::container::events::History;
 use crate::container::logs::{self, LogLines, LogQuery};
 use crate::container::phase::{Phase, Power};
 use crate::container::reconciler::{Reconciler, Watched};
+use crate::container::record::Record;
 use crate::container::table::{Change, Container, NotFound, Table};
+use crate::container::vm::New;
+use crate::images::{Datastore, Images};
 use crate::{Site, SiteError};
 
 /// How long a guest may take from power-on to its process.
@@ -24,6 +28,8 @@ const STOP: Duration = Duration::from_secs(10);
 /// What the way to the guest and back may take beyond that.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// Pause before a removal that failed is tried again.
+const AGAIN: Duration = Duration::from_secs(10);
 /// The signal that no process survives, and that the end of its VM amounts to.
 const SIGKILL: i32 = 9;
 
@@ -33,6 +39,9 @@ pub struct Engine {
     site: Site,
     reconciler: Reconciler,
     history: History,
+    images: Arc<Images>,
+    /// Names of containers that are being made.
+    naming: Mutex<BTreeSet<String>>,
     locks: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
     removing: Mutex<BTreeSet<String>>,
 }
@@ -43,6 +52,17 @@ pub enum Failure {
     /// There is no such container, or more than one.
     #[error(transparent)]
     NotFound(#[from] NotFound),
+    /// Another one has that name.
+    #[error(
+        "Conflict. The container name \"/{name}\" is already in use by container \"{id}\". You have to remove (or rename) \
+         that container to be able to reuse that name."
+    )]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// The other's id.
+        id: String,
+    },
     /// Not now.
     #[error("container {name} {refusal}")]
     Refused {
@@ -72,6 +92,15 @@ pub enum Failure {
     Vsphere(#[from] vim25::Error),
 }
 
+/// How large a container's VM is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// CPUs.
+    pub cpus: u32,
+}
+
 /// What became of what was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -99,9 +128,23 @@ impl Engine {
     ///
     /// # Errors
     /// Those of vSphere.
-    pub async fn start(site: Site, history: History) -> Result<Self, SiteError> {
+    pub async fn start(site: Site, history: History) -> Result<Arc<Self>, SiteError> {
+        let images = Arc::new(Images::open(Datastore::open(site.clone()).await?).await?);
         let reconciler = Reconciler::start(&site, &history).await?;
-        Ok(Self { site, reconciler, history, locks: Mutex::default(), removing: Mutex::default() })
+        let swept = Arc::clone(&images);
+        // What cannot be removed now is tried again at the next start.
+        tokio::spawn(async move { swept.collect().await });
+        let engine = Arc::new(Self {
+            site,
+            reconciler,
+            history,
+            images,
+            naming: Mutex::default(),
+            locks: Mutex::default(),
+            removing: Mutex::default(),
+        });
+        tokio::spawn(clear_away(Arc::downgrade(&engine), engine.watched().clone()));
+        Ok(engine)
     }
 
     /// The containers as they are now.
@@ -118,6 +161,42 @@ impl Engine {
     pub fn phase(&self, container: &Container) -> Phase {
         let removing = self.removing.lock().unwrap_or_else(PoisonError::into_inner);
         if removing.contains(&container.record.id) { Phase::Removing } else { container.phase() }
+    }
+
+    /// The images.
+    pub fn images(&self) -> &Arc<Images> {
+        &self.images
+    }
+
+    /// `docker create`: returns when the container is listed.
+    ///
+    /// # Errors
+    /// [`Failure`]; then nothing is left.
+    pub async fn create_container(&self, mut record: Record, guest: Guest, size: Size) -> Result<()> {
+        record.vch.clone_from(&self.site.vch);
+        let _named = self.reserve(&record.name)?;
+        let image = self.images.backend().disk(&record.disk);
+        let new = New { record: &record, guest: &guest, image: &image, memory_mib: size.memory_mib, cpus: size.cpus };
+        self.site.create(new).await?;
+        let listed = self.watched().until(|table| table.find(&record.id).is_ok().then_some(()));
+        match timeout(OFF, listed).await {
+            Ok(listed) => Ok(listed?),
+            Err(_) => Err(Failure::Late { name: record.name, what: "was created, and is not listed yet" }),
+        }
+    }
+
+    /// Takes a name that nobody has.
+    fn reserve(&self, name: &str) -> Result<Mark<'_>> {
+        let taken = |id: &str| Failure::NameTaken { name: name.to_owned(), id: id.to_owned() };
+        let mut naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
+        if naming.contains(name) {
+            return Err(taken("being created"));
+        }
+        if let Some(other) = self.table().iter().find(|c| c.record.name == name) {
+            return Err(taken(&other.record.id));
+        }
+        naming.insert(name.to_owned());
+        Ok(Mark { all: &self.naming, what: name.to_owned() })
     }
 
     /// `docker start`: returns when the process runs, or has run.
@@ -222,7 +301,7 @@ impl Engine {
         let container = self.table().find(wanted)?.clone();
         let id = &container.record.id;
         self.admit(id, Operation::Remove { force })?;
-        let removal = Removal::mark(&self.removing, id);
+        let removal = Mark::set(&self.removing, id);
         if container.phase().is_alive() {
             self.tell(&container, Change::Kill { signal: SIGKILL });
         }
@@ -232,6 +311,26 @@ impl Engine {
         drop(removal);
         self.locks.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
         Ok(gone.map(|()| Outcome::Done)?)
+    }
+
+    /// `docker rename`.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn rename_container(&self, wanted: &str, name: &str) -> Result<()> {
+        let id = self.table().find(wanted)?.record.id.clone();
+        let lock = self.lock(&id);
+        let _held = lock.lock().await;
+        self.admit(&id, Operation::Rename)?;
+        let container = self.table().find(&id)?.clone();
+        let _named = self.reserve(name)?;
+        let record = Record { name: name.to_owned(), ..container.record.clone() };
+        self.site.rename(&vm(&container), &record).await?;
+        let renamed = self.watched().until(|t| t.find(&id).map_or(true, |c| c.record.name == name).then_some(()));
+        match timeout(OFF, renamed).await {
+            Ok(renamed) => Ok(renamed?),
+            Err(_) => Err(late(&container, "was renamed, and is still listed by its old name")),
+        }
     }
 
     /// `docker wait`: the exit code.
@@ -316,22 +415,62 @@ impl Engine {
     }
 }
 
-/// A removal in progress; when it fails the container may be used again.
-struct Removal<'a> {
-    all: &'a Mutex<BTreeSet<String>>,
-    id: String,
-}
-
-impl<'a> Removal<'a> {
-    fn mark(all: &'a Mutex<BTreeSet<String>>, id: &str) -> Self {
-        all.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned());
-        Self { all, id: id.to_owned() }
+/// Removes containers that are to go with their process, whoever sees it end, and however late.
+async fn clear_away(engine: Weak<Engine>, watched: Watched) {
+    let mut begun: BTreeSet<String> = BTreeSet::new();
+    loop {
+        let due = watched.until(|table| {
+            begun.retain(|id| table.find(id).is_ok());
+            let due = table.iter().filter(|c| is_over(c) && !begun.contains(&c.record.id));
+            let due: Vec<_> = due.map(|c| c.record.id.clone()).collect();
+            (!due.is_empty()).then_some(due)
+        });
+        let Ok(due) = due.await else { return };
+        for id in due {
+            begun.insert(id.clone());
+            tokio::spawn(clear_one(engine.clone(), id));
+        }
     }
 }
 
-impl Drop for Removal<'_> {
+/// Whether a container is to be removed now: its process has ended, or there was none, and its VM is off.
+fn is_over(container: &Container) -> bool {
+    let ended = matches!(container.phase(), Phase::Exited { .. } | Phase::Created { failed: Some(_) });
+    ended && container.power == Power::Off && container.record.goes_with_its_process()
+}
+
+/// Removes one, and tries again until it is gone.
+async fn clear_one(engine: Weak<Engine>, id: String) {
+    loop {
+        let Some(engine) = engine.upgrade() else { return };
+        // Somebody may have started it again.
+        if !engine.table().find(&id).is_ok_and(is_over) {
+            return;
+        }
+        if engine.remove_container(&id, false).await.is_ok() {
+            return;
+        }
+        drop(engine);
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Something that is in progress, for as long as this lives: a removal, or a name that is being given.
+struct Mark<'a> {
+    all: &'a Mutex<BTreeSet<String>>,
+    what: String,
+}
+
+impl<'a> Mark<'a> {
+    fn set(all: &'a Mutex<BTreeSet<String>>, what: &str) -> Self {
+        all.lock().unwrap_or_else(PoisonError::into_inner).insert(what.to_owned());
+        Self { all, what: what.to_owned() }
+    }
+}
+
+impl Drop for Mark<'_> {
     fn drop(&mut self) {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.what);
     }
 }
 

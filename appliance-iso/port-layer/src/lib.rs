@@ -5,7 +5,10 @@
 
 pub mod container;
 mod engine;
+pub mod images;
 mod site;
 
-pub use engine::{Engine, Failure, Outcome, Until};
+pub use engine::{Engine, Failure, Outcome, Size, Until};
+pub use tether_proto as guest;
+
 pub use site::{Site, SiteError};

@@ -17,8 +17,12 @@ pub struct Site {
     pub(crate) pool: ManagedObjectReference,
     pub(crate) folder: ManagedObjectReference,
     pub(crate) datastore: String,
+    pub(crate) datacenter: ManagedObjectReference,
     /// The datacenter's inventory path without the leading slash, as `/folder` wants it.
-    pub(crate) datacenter: String,
+    pub(crate) datacenter_path: String,
+    pub(crate) endpoint: ManagedObjectReference,
+    /// Where images are.
+    pub(crate) images: DatastorePath,
     pub(crate) bootstrap_iso: DatastorePath,
     /// What the endpoint VM's NIC on the bridge network is connected to, and the containers' are.
     pub(crate) bridge: AnyVirtualDeviceBackingInfo,
@@ -30,6 +34,9 @@ pub enum SiteError {
     /// vSphere refused, or was not reached.
     #[error(transparent)]
     Call(#[from] Error),
+    /// The images cannot be read.
+    #[error(transparent)]
+    Images(#[from] image_store::StoreError),
     /// No VM in the pool carries the VCH's configuration.
     #[error("no VM in {pool} is the endpoint VM of VCH {vch}: was it moved to another pool?")]
     NoEndpoint {
@@ -82,14 +89,18 @@ impl Site {
             .filter_map(card)
             .find(|c| c.mac_address.as_ref().is_some_and(|m| m.eq_ignore_ascii_case(&mac)));
         let bridge = card.and_then(|c| c.backing.clone()).ok_or(SiteError::NoBridge { mac })?;
+        let datacenter = ManagedObjectReference::new("Datacenter", &config.vsphere.datacenter);
         let images = path("the image store", &config.storage.image_store)?;
         Ok(Self {
             session: session.clone(),
             vch: config.id.clone(),
             pool,
             folder: ManagedObjectReference::new("Folder", &config.vsphere.folder),
+            images: images.join("images"),
             datastore: images.datastore,
-            datacenter: inventory_path(session, &config.vsphere.datacenter).await?,
+            datacenter_path: inventory_path(session, &datacenter).await?,
+            datacenter,
+            endpoint,
             bootstrap_iso: path("the containers' boot image", &config.storage.bootstrap_iso)?,
             bridge,
         })
@@ -97,8 +108,8 @@ impl Site {
 }
 
 /// The datacenter's path from the root folder, which is not part of it.
-async fn inventory_path(session: &Session, datacenter: &str) -> Result<String, Error> {
-    let mut at = ManagedObjectReference::new("Datacenter", datacenter);
+async fn inventory_path(session: &Session, datacenter: &ManagedObjectReference) -> Result<String, Error> {
+    let mut at = datacenter.clone();
     let mut names: Vec<String> = Vec::new();
     loop {
         let object = session.read(&at, &["name", "parent"]).await?;

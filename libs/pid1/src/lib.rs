@@ -5,6 +5,7 @@ pub mod console;
 pub mod early;
 pub mod network;
 mod reaper;
+pub mod scsi;
 mod system;
 
 pub use reaper::{Ending, Reaper};

@@ -36,6 +36,9 @@ pub struct VchConfig {
     pub api: ApiConfig,
     /// Where images and volumes are.
     pub storage: StorageConfig,
+    /// Where images come from.
+    #[serde(default)]
+    pub registry: RegistryConfig,
     /// Ceilings of the VCH.
     #[serde(default)]
     pub limits: Limits,
@@ -201,6 +204,29 @@ pub struct VolumeStore {
     pub label: String,
     /// `[datastore] folder`.
     pub path: String,
+}
+
+/// Where images come from, and how.  A registry is `host[:port]`, `*.domain` or a CIDR.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistryConfig {
+    /// Registries that may have any certificate, or speak plain HTTP.
+    #[serde(default)]
+    pub insecure: Vec<String>,
+    /// The only registries that may be asked; all, when there are none.
+    #[serde(default)]
+    pub allowed: Vec<String>,
+    /// CAs that registries' certificates may chain to besides the system's, PEM.
+    #[serde(default)]
+    pub ca_pem: String,
+    /// Proxy for plain HTTP.
+    #[serde(default)]
+    pub http_proxy: Option<String>,
+    /// Proxy for HTTPS.
+    #[serde(default)]
+    pub https_proxy: Option<String>,
+    /// Hosts that are reached without a proxy, separated by commas.
+    #[serde(default)]
+    pub no_proxy: Option<String>,
 }
 
 /// Ceilings of the VCH; absent means none.

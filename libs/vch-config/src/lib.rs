@@ -14,10 +14,12 @@
 //! Compatibility: a reader ignores fields it does not know and refuses a document whose `schema` is newer than its own.
 
 mod config;
+mod container;
 mod operation;
 mod status;
 
 pub use config::*;
+pub use container::*;
 pub use operation::*;
 pub use status::*;
 

@@ -181,6 +181,29 @@ impl Session {
 }
 
 impl Session {
+    /// Writes a small file, in the place of one that is there.
+    ///
+    /// # Errors
+    /// [`Error::Http`] with status 404 when its folder is not there, otherwise the failure of the last try.
+    pub async fn write_file(&self, datacenter: &str, file: &DatastorePath, bytes: Vec<u8>) -> Result<()> {
+        let bytes = bytes::Bytes::from(bytes);
+        let url = self.file_url(datacenter, file);
+        let mut attempt = 1;
+        loop {
+            let request = self.http(reqwest::Method::PUT, url.clone()).timeout(STALL).body(bytes.clone());
+            let sent = request.send().await.map_err(|e| self.http_error(e)).and_then(|r| accept(&url, r));
+            match sent {
+                Ok(_) => return Ok(()),
+                Err(Error::Http { status: 401, .. }) if attempt < TRIES => self.renew().await?,
+                Err(e) if attempt < TRIES && e.is_transient() => {
+                    tokio::time::sleep(Duration::from_millis(250 << attempt)).await;
+                }
+                Err(e) => return Err(e),
+            }
+            attempt += 1;
+        }
+    }
+
     /// Reads up to `length` bytes of a datastore file from `offset` on; none beyond its end.  A file that is being written
     /// may be read, too.
     ///

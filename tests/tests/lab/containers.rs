@@ -1,5 +1,6 @@
 //! The port layer's containers, with real guests; the test stands where the endpoint VM's services will.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -51,17 +52,26 @@ fn tool(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Makes the disk of an image as an image store would, and brings it to the datastore.
-async fn image(session: &Session, folder: &Path) -> DatastorePath {
+/// The program, built.
+pub(crate) fn static_program(folder: &Path) -> Vec<u8> {
     let at = |name: &str| folder.join(name);
-    std::fs::create_dir_all(at("root/bin")).unwrap();
     std::fs::write(at("program.rs"), PROGRAM).unwrap();
     tool(
         Command::new("rustc")
             .args(["--edition", "2024", "-C", "target-feature=+crt-static", "-C", "strip=symbols"])
             .args(["--target", "x86_64-unknown-linux-gnu", "-o"])
-            .args([at("root/bin/program"), at("program.rs")]),
+            .args([at("program"), at("program.rs")]),
     );
+    std::fs::read(at("program")).unwrap()
+}
+
+/// Makes the disk of an image as an image store would, and brings it to the datastore.
+async fn image(session: &Session, folder: &Path) -> DatastorePath {
+    let at = |name: &str| folder.join(name);
+    std::fs::create_dir_all(at("root/bin")).unwrap();
+    let program = static_program(folder);
+    std::fs::write(at("root/bin/program"), program).unwrap();
+    std::fs::set_permissions(at("root/bin/program"), std::fs::Permissions::from_mode(0o755)).unwrap();
     tool(Command::new("mkfs.ext4").args(["-q", "-F", "-d"]).args([at("root"), at("disk")]).arg("32M"));
     tool(
         Command::new("qemu-img")
@@ -91,6 +101,7 @@ fn documents(site_vch: &str, id: &str, name: &str, word: &str) -> (Record, Conta
         created_ns: 1,
         image: "program".into(),
         image_id: "sha256:0".into(),
+        disk: String::new(),
         config: "{}".into(),
         host_config: "{}".into(),
     };
@@ -203,21 +214,21 @@ fn a_container_is_a_vm() {
 }
 
 /// What docker prints, of a command that must succeed.
-fn said(lab: &Lab, args: &[&str]) -> String {
+pub(crate) fn said(lab: &Lab, args: &[&str]) -> String {
     let output = lab.docker(&lab.stage.folder.path().join(NAME), args);
     assert!(output.status.success(), "docker {args:?}: {}", text(&output));
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
 /// What docker prints to either stream, of a command that must succeed.
-fn streams(lab: &Lab, args: &[&str]) -> [String; 2] {
+pub(crate) fn streams(lab: &Lab, args: &[&str]) -> [String; 2] {
     let output = lab.docker(&lab.stage.folder.path().join(NAME), args);
     assert!(output.status.success(), "docker {args:?}: {}", text(&output));
     [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// What docker complains of.
-fn refused(lab: &Lab, args: &[&str]) -> String {
+pub(crate) fn refused(lab: &Lab, args: &[&str]) -> String {
     let output = lab.docker(&lab.stage.folder.path().join(NAME), args);
     assert!(!output.status.success(), "docker {args:?}: {}", text(&output));
     text(&output)

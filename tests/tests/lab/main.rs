@@ -3,6 +3,7 @@
 
 mod containers;
 mod failures;
+mod images;
 mod pyvmomi;
 mod rules;
 mod vch;

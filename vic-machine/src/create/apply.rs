@@ -337,7 +337,8 @@ async fn vm_files(session: &Session, vm: &ManagedObjectReference) -> Result<Data
 /// Where images go: where the admin said, else beside the endpoint VM.
 fn image_store(plan: &Plan, vm_files: Option<&DatastorePath>) -> DatastorePath {
     match (&plan.settings.image_store, vm_files) {
-        (Some(given), _) if !given.path.is_empty() => given.clone(),
+        // The folder may be several VCHs'.
+        (Some(given), _) if !given.path.is_empty() => given.join(&plan.id),
         (_, Some(files)) => files.clone(),
         _ => DatastorePath::new(plan.site.datastore.name.clone(), ""),
     }

@@ -188,6 +188,7 @@ impl Plan {
                 bootstrap_iso: bootstrap_iso.to_string(),
                 volume_stores: Vec::new(),
             },
+            registry: s.registry.clone(),
             limits: s.limits.clone(),
             create_options: s.create_options.clone(),
         }

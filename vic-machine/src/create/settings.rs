@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use secret::Secret;
 use url::{Host, Url};
-use vch_config::{Addressing, BridgeConfig, Limits, Role};
+use vch_config::{Addressing, BridgeConfig, Limits, RegistryConfig, Role};
 use vim25::datastore::DatastorePath;
 
 use crate::certs::{self, Certificates, Mode};
@@ -30,6 +30,7 @@ pub(crate) struct Settings {
     pub(crate) networks: Vec<RoleNetwork>,
     pub(crate) dns_servers: Vec<IpAddr>,
     pub(crate) bridge: BridgeConfig,
+    pub(crate) registry: RegistryConfig,
     pub(crate) limits: Limits,
     pub(crate) endpoint_memory_mib: u32,
     pub(crate) endpoint_cpus: u8,
@@ -68,6 +69,7 @@ pub(crate) fn resolve(args: &CreateArgs, target: &Target) -> Result<Settings, Ve
     problems.extend(check_bridge_range(args).err());
     let image_store = args.image_store.as_deref().map(image_store).transpose();
     let image_store = keep(image_store, &mut problems).flatten();
+    let registry = registry(args, &mut problems);
     let mode = if args.no_tls {
         Mode::None
     } else if args.no_tlsverify {
@@ -113,6 +115,7 @@ pub(crate) fn resolve(args: &CreateArgs, target: &Target) -> Result<Settings, Ve
         networks,
         dns_servers: args.dns_server.clone(),
         bridge: BridgeConfig { range: args.bridge_network_range.clone(), width: args.bridge_network_width, made: None },
+        registry,
         limits: Limits {
             cpu_mhz: limit(args.cpu),
             memory_mib: limit(args.memory),
@@ -199,6 +202,55 @@ fn image_store(text: &str) -> Result<DatastorePath, Problem> {
     Ok(DatastorePath::new(datastore, path))
 }
 
+/// Where images may come from, and how.
+fn registry(args: &CreateArgs, problems: &mut Vec<Problem>) -> RegistryConfig {
+    let mut ca_pem = String::new();
+    for path in &args.registry_ca {
+        let fault = |why: String| {
+            Problem::validation(format!("--registry-ca {} cannot be used", path.display()))
+                .why(why)
+                .remedy("give the CA's certificate as a PEM file")
+        };
+        match std::fs::read_to_string(path) {
+            Ok(text) if text.contains("-----BEGIN CERTIFICATE-----") => ca_pem.push_str(&format!("{}\n", text.trim())),
+            Ok(_) => problems.push(fault("there is no certificate in it".into())),
+            Err(e) => problems.push(fault(e.to_string())),
+        }
+    }
+    let named = |option: &str, names: &[String], problems: &mut Vec<Problem>| {
+        for name in names {
+            if name.is_empty() || name.contains("://") || name.contains(char::is_whitespace) {
+                let what = format!("--{option} {name:?} cannot be used");
+                problems.push(Problem::validation(what).remedy("write it as HOST[:PORT], *.DOMAIN or CIDR"));
+            }
+        }
+        names.to_vec()
+    };
+    let insecure = named("insecure-registry", &args.insecure_registry, problems);
+    let mut allowed = named("whitelist-registry", &args.whitelist_registry, problems);
+    if !allowed.is_empty() {
+        // Who is named to be reached without a check is meant to be reached.
+        allowed.extend(insecure.iter().filter(|name| !args.whitelist_registry.contains(name)).cloned());
+    }
+    let mut proxy = |option: &str, given: &Option<String>| {
+        let given = given.clone().filter(|g| !g.is_empty())?;
+        let url = Url::parse(&given).ok().filter(|u| ["http", "https"].contains(&u.scheme()) && u.has_host());
+        if url.is_none() {
+            let what = format!("--{option} {given:?} cannot be used");
+            problems.push(Problem::validation(what).remedy("write it as http://HOST:PORT"));
+        }
+        Some(given)
+    };
+    RegistryConfig {
+        insecure,
+        allowed,
+        ca_pem,
+        http_proxy: proxy("http-proxy", &args.http_proxy),
+        https_proxy: proxy("https-proxy", &args.https_proxy),
+        no_proxy: args.no_proxy.as_deref().map(|hosts| hosts.trim().to_owned()).filter(|hosts| !hosts.is_empty()),
+    }
+}
+
 /// The names that the server certificate must carry: the given one, and every static address of the client's network.
 fn certificate_names(args: &CreateArgs, networks: &[RoleNetwork]) -> Vec<String> {
     let mut names: Vec<String> = args.tls_cname.iter().filter(|n| !n.is_empty()).cloned().collect();
@@ -267,6 +319,14 @@ fn create_options(args: &CreateArgs) -> Vec<String> {
     for name in &args.organization {
         add("organization", Some(name.clone()));
     }
+    for name in &args.insecure_registry {
+        add("insecure-registry", Some(name.clone()));
+    }
+    for name in &args.whitelist_registry {
+        add("whitelist-registry", Some(name.clone()));
+    }
+    // A proxy's address may hold a password.
+    add("no-proxy", args.no_proxy.clone());
     if args.no_tlsverify {
         options.push("--no-tlsverify".into());
     }

@@ -26,6 +26,7 @@ pub(crate) fn config(tls: ApiTls) -> VchConfig {
         }],
         dns_servers: Vec::new(),
         bridge: BridgeConfig { range: "172.16.0.0/12".into(), width: 16, made: None },
+        registry: Default::default(),
         api: ApiConfig { port: 2376, tls },
         storage: StorageConfig {
             image_store: "[datastore1] vch-boot".into(),

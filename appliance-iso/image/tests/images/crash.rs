@@ -7,9 +7,9 @@ use image_store::registry::{Access, Login};
 
 use crate::backend::{Death, Folders};
 use crate::pull::{open, pull};
-use crate::registry::{Served, installed};
-use crate::tarball::{Tarball, gzip};
 use crate::unpack::is_root;
+use registry_server::tarball::{Tarball, gzip};
+use registry_server::{Served, installed};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_death_at_any_call_costs_nothing() {

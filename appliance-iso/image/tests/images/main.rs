@@ -5,6 +5,4 @@ mod backend;
 mod crash;
 mod malformed;
 mod pull;
-mod registry;
-mod tarball;
 mod unpack;

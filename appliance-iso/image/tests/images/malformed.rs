@@ -5,9 +5,9 @@ use oci_client::manifest::IMAGE_DOCKER_CONFIG_MEDIA_TYPE;
 use serde_json::json;
 
 use crate::pull::{open, pull};
-use crate::registry::{Served, installed};
-use crate::tarball::{Tarball, gzip};
 use crate::unpack::is_root;
+use registry_server::tarball::{Tarball, gzip};
+use registry_server::{Served, installed};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_nonsense_is_told_and_leaves_nothing() {

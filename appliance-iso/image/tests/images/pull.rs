@@ -10,9 +10,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::backend::Folders;
-use crate::registry::{Served, installed};
-use crate::tarball::{Tarball, gzip, zstd};
 use crate::unpack::is_root;
+use registry_server::tarball::{Tarball, gzip, noise, zstd};
+use registry_server::{Served, installed};
 
 pub(crate) async fn open(folder: &std::path::Path) -> Arc<ImageStore<Folders>> {
     Arc::new(ImageStore::open(Folders::new(folder, None)).await.unwrap())
@@ -35,12 +35,7 @@ async fn layers_of_every_kind_become_few_disks_and_what_is_shared_is_shared() {
         return;
     }
     let served = Served::start();
-    let mut noise = vec![0_u8; 2 << 20];
-    let mut state = 1_u32;
-    for byte in &mut noise {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        *byte = (state >> 24) as u8;
-    }
+    let noise = noise(2 << 20);
     let base = Tarball::new().folder("etc/").file("etc/os", b"base").file("big", &noise).bytes();
     let second = Tarball::new().file("etc/two", b"2").file("doomed", b"x").bytes();
     let third = Tarball::new().file(".wh.doomed", b"").file("etc/three", b"3").bytes();
@@ -59,8 +54,7 @@ async fn layers_of_every_kind_become_few_disks_and_what_is_shared_is_shared() {
         steps.push(step);
     }
     assert_eq!(pulling.outcome().await.unwrap(), Pulled { id: id.clone(), new: true });
-    let repository = format!("{}/app", served.address);
-    assert_eq!(steps[0], Step::Begun { tag: "1".into(), repository });
+    assert_eq!(steps[0], Step::Begun { tag: "1".into(), repository: "app".into() });
     let count = |told: Told| steps.iter().filter(|s| matches!(s, Step::Layer { told: t, .. } if *t == told)).count();
     assert_eq!([count(Told::Wanted), count(Told::Complete)], [4, 4]);
     assert!(matches!(steps.last(), Some(Step::Digest(_))));

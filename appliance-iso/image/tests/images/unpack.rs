@@ -6,7 +6,7 @@ use std::path::Path;
 use image_store::unpack::{UnpackError, Unpacked, unpack};
 use tar::EntryType;
 
-use crate::tarball::Tarball;
+use registry_server::tarball::Tarball;
 
 fn onto(root: &Path, layer: Tarball) -> Result<Unpacked, UnpackError> {
     unpack(&layer.bytes()[..], root)

@@ -5,14 +5,18 @@ use std::time::Duration;
 
 use axum::{
     Json, Router,
+    body::Body,
     extract::{Path, Query, State as Shared},
-    http::StatusCode,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
     routing::{delete, get, post},
 };
 use bollard_stubs::models::{
-    ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, ContainerSummary, ContainerSummaryHostConfig,
-    ContainerSummaryNetworkSettings, ContainerSummaryStateEnum, ContainerWaitResponse,
+    ContainerInspectResponse, ContainerPruneResponse, ContainerState, ContainerStateStatusEnum, ContainerSummary,
+    ContainerSummaryHostConfig, ContainerSummaryNetworkSettings, ContainerSummaryStateEnum, ContainerWaitExitError,
+    ContainerWaitResponse,
 };
+use futures_util::stream;
 use port_layer::container::phase::Phase;
 use port_layer::container::table::Container;
 use port_layer::{Engine, Failure, Outcome, Until};
@@ -20,10 +24,10 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::State;
 use super::container_filter::Filters;
-use super::query::truth;
+use super::query::{timestamp, truth};
 use super::words;
+use super::{State, container_name, filter};
 use crate::error::ApiError;
 
 pub(super) fn routes() -> Router<Arc<State>> {
@@ -34,7 +38,9 @@ pub(super) fn routes() -> Router<Arc<State>> {
         .route("/containers/{id}/stop", post(stop))
         .route("/containers/{id}/restart", post(restart))
         .route("/containers/{id}/kill", post(kill))
+        .route("/containers/{id}/rename", post(rename))
         .route("/containers/{id}/wait", post(wait))
+        .route("/containers/prune", post(prune))
         .route("/containers/{id}", delete(remove))
 }
 
@@ -63,7 +69,7 @@ async fn list(
     Ok(Json(found.into_iter().map(|(c, phase)| summary(c, &phase, now)).collect()))
 }
 
-fn summary(container: &Container, phase: &Phase, now: OffsetDateTime) -> ContainerSummary {
+pub(super) fn summary(container: &Container, phase: &Phase, now: OffsetDateTime) -> ContainerSummary {
     let record = &container.record;
     let config = words::config(record);
     let argv = words::argv(&config);
@@ -231,7 +237,7 @@ async fn wait(
     Shared(state): Shared<Arc<State>>,
     Path(id): Path<String>,
     Query(query): Query<WaitQuery>,
-) -> Result<Json<ContainerWaitResponse>, ApiError> {
+) -> Result<Response, ApiError> {
     let until = match query.condition.as_deref().unwrap_or_default() {
         "" | "not-running" => Until::NotRunning,
         "next-exit" => Until::NextExit,
@@ -239,8 +245,82 @@ async fn wait(
         other => return Err(ApiError::Bad(format!("invalid condition: {other:?}"))),
     };
     let engine = state.engine_for(&id).await?;
-    let status_code = engine.wait_for(&id, until).await?.into();
-    Ok(Json(ContainerWaitResponse { status_code, error: None }))
+    // The container is there: that much is known at once, and `docker run` waits for it before it starts the container.
+    let id = engine.table().find(&id).map_err(|e| ApiError::NotFound(e.to_string()))?.record.id.clone();
+    let ended = stream::once(async move {
+        let answer = match engine.wait_for(&id, until).await {
+            Ok(code) => ContainerWaitResponse { status_code: code.into(), error: None },
+            Err(error) => {
+                let message = Some(ApiError::from(error).to_string());
+                ContainerWaitResponse { status_code: 125, error: Some(ContainerWaitExitError { message }) }
+            }
+        };
+        serde_json::to_vec(&answer)
+    });
+    Ok(([(CONTENT_TYPE, "application/json")], Body::from_stream(ended)).into_response())
+}
+
+#[derive(Debug, Deserialize)]
+struct RenameQuery {
+    name: Option<String>,
+}
+
+async fn rename(
+    Shared(state): Shared<Arc<State>>,
+    Path(id): Path<String>,
+    Query(query): Query<RenameQuery>,
+) -> Result<StatusCode, ApiError> {
+    let engine = state.engine_for(&id).await?;
+    let name = query.name.as_deref().unwrap_or_default().trim_start_matches('/').to_owned();
+    if name.is_empty() {
+        return Err(ApiError::Bad("Neither old nor new names may be empty".to_owned()));
+    }
+    container_name::check(&name)?;
+    if engine.table().find(&id).is_ok_and(|c| c.record.name == name) {
+        return Err(ApiError::Bad("Renaming a container with the same name as its current name".to_owned()));
+    }
+    done(async move { engine.rename_container(&id, &name).await }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Debug, Deserialize)]
+struct PruneQuery {
+    filters: Option<String>,
+}
+
+async fn prune(
+    Shared(state): Shared<Arc<State>>,
+    Query(query): Query<PruneQuery>,
+) -> Result<Json<ContainerPruneResponse>, ApiError> {
+    let filters = filter::read(query.filters.as_deref().unwrap_or_default())?;
+    if let Some(key) = filters.keys().find(|key| !["label", "label!", "until"].contains(&key.as_str())) {
+        return Err(ApiError::Bad(format!("invalid filter '{key}'")));
+    }
+    let mut times = Vec::new();
+    for text in filters.get("until").into_iter().flatten() {
+        times.push(timestamp("until", Some(text))?.unwrap_or_default());
+    }
+    let mut deleted = Vec::new();
+    if let Some(engine) = state.engine().await? {
+        let meant = |c: &&Container| {
+            let labels = words::config(&c.record).labels.unwrap_or_default();
+            let all = |key: &str, expected: bool| {
+                filters.get(key).into_iter().flatten().all(|v| words::has_label(&labels, v) == expected)
+            };
+            let before = times.is_empty() || times.iter().any(|t| c.record.created_ns < *t);
+            !c.phase().is_alive() && all("label", true) && all("label!", false) && before
+        };
+        let ids: Vec<String> = engine.table().iter().filter(meant).map(|c| c.record.id.clone()).collect();
+        for id in ids {
+            let (engine, which) = (Arc::clone(&engine), id.clone());
+            // One that was started meanwhile stays.
+            if done(async move { engine.remove_container(&which, false).await }).await.is_ok() {
+                deleted.push(id);
+            }
+        }
+    }
+    // What a disk takes is the datastore's to know: nobody is asked for each.
+    Ok(Json(ContainerPruneResponse { containers_deleted: Some(deleted), space_reclaimed: Some(0) }))
 }
 
 #[derive(Debug, Deserialize)]
@@ -259,7 +339,7 @@ async fn remove(
 }
 
 /// Sees a change through although the client goes away.
-async fn done<T: Send + 'static>(
+pub(super) async fn done<T: Send + 'static>(
     work: impl Future<Output = Result<T, Failure>> + Send + 'static,
 ) -> Result<T, ApiError> {
     match tokio::spawn(work).await {
@@ -273,7 +353,7 @@ impl From<Failure> for ApiError {
         let text = failure.to_string();
         match failure {
             Failure::NotFound(_) => Self::NotFound(text),
-            Failure::Refused { .. } => Self::Conflict(text),
+            Failure::Refused { .. } | Failure::NameTaken { .. } => Self::Conflict(text),
             // Docker: the client's fault when the image has no such program.
             Failure::NoProcess { code: 126 | 127, .. } => Self::Bad(text),
             Failure::NoProcess { .. } | Failure::Late { .. } => Self::Failed(text),

@@ -220,6 +220,7 @@ mod tests {
             created_ns: 1,
             image: "nginx:1".into(),
             image_id: "sha256:77".into(),
+            disk: String::new(),
             config: r#"{"Labels":{"tier":"front"}}"#.into(),
             host_config: "{}".into(),
         };

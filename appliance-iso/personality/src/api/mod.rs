@@ -2,11 +2,15 @@
 
 mod container;
 mod container_filter;
+mod container_name;
+mod create;
 mod empty;
 mod events;
 mod filter;
+mod images;
 mod logs;
 mod not_yet;
+mod progress;
 mod query;
 mod system;
 mod upload;
@@ -54,6 +58,8 @@ impl App {
         let router = Router::new()
             .merge(system::routes())
             .merge(container::routes())
+            .merge(create::routes())
+            .merge(images::routes())
             .merge(logs::routes())
             .merge(events::routes())
             .merge(empty::routes())
@@ -190,16 +196,17 @@ mod tests {
             (Method::GET, "/networks/front", 404, "network front not found"),
             (
                 Method::POST,
-                "/v1.44/containers/create?name=web",
-                501,
-                "vSphere Integrated Containers does not yet implement POST /containers/create",
+                "/v1.44/containers/create?name=x%2Fy",
+                400,
+                "invalid JSON: EOF while parsing a value at line 1 column 0",
             ),
             (
                 Method::POST,
-                "/images/create?fromImage=nginx",
-                501,
-                "vSphere Integrated Containers does not yet implement POST /images/create",
+                "/images/create?fromImage=Nginx",
+                400,
+                "invalid reference format: repository name must be lowercase",
             ),
+            (Method::POST, "/images/create?fromImage=nginx", 503, "this VCH has no image store"),
             (Method::GET, "/v1.99/info", 400, "client version 1.99 is too new. Maximum supported API version is 1.53"),
         ] {
             let (found, _, body) = ask(method, path).await;

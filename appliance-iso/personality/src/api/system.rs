@@ -86,14 +86,20 @@ async fn info(Shared(state): Shared<Arc<State>>) -> Json<SystemInfo> {
         say(" VCH container limit", count.to_string());
     }
     say(" VCH image store", config.storage.image_store.clone());
+    // What is told does not wait for vSphere.
+    let engine = state.reach.at_hand();
+    let table = engine.as_ref().map(|e| e.table()).unwrap_or_default();
+    let count =
+        |wanted: &[&str]| i64::try_from(table.iter().filter(|c| wanted.contains(&c.phase().status())).count()).ok();
+    let images = engine.map_or(0, |e| e.images().index().images.len());
     Json(SystemInfo {
         id: Some(config.id.clone()),
         name: Some(config.name.clone()),
-        containers: Some(0),
-        containers_running: Some(0),
-        containers_paused: Some(0),
-        containers_stopped: Some(0),
-        images: Some(0),
+        containers: i64::try_from(table.iter().count()).ok(),
+        containers_running: count(&["running"]),
+        containers_paused: count(&["paused"]),
+        containers_stopped: count(&["created", "exited", "removing"]),
+        images: i64::try_from(images).ok(),
         driver: Some(driver),
         driver_status: Some(status),
         plugins: Some(PluginsInfo {
@@ -121,7 +127,9 @@ async fn info(Shared(state): Shared<Arc<State>>) -> Json<SystemInfo> {
         mem_total: Some(memory),
         index_server_address: Some("https://index.docker.io/v1/".to_owned()),
         registry_config: Some(RegistryServiceConfig {
-            insecure_registry_cidrs: Some(Vec::new()),
+            insecure_registry_cidrs: Some(
+                config.registry.insecure.iter().filter(|r| r.contains('/')).cloned().collect(),
+            ),
             index_configs: Some(HashMap::from([("docker.io".to_owned(), docker_hub())])),
             mirrors: Some(Vec::new()),
         }),

@@ -101,6 +101,7 @@ mod tests {
             created_ns: 1,
             image: "busybox".into(),
             image_id: "sha256:1".into(),
+            disk: String::new(),
             config: "{}".into(),
             host_config: "{}".into(),
         }

@@ -69,7 +69,7 @@ impl Output {
 
     /// A piece from `offset` on; a process that has not run has no file.
     async fn read(&self, offset: u64, length: usize) -> Result<Piece> {
-        match self.site.session.read_piece(&self.site.datacenter, &self.file, offset, length).await {
+        match self.site.session.read_piece(&self.site.datacenter_path, &self.file, offset, length).await {
             Err(e) if e.is_not_found() => Ok(Piece::default()),
             other => other,
         }

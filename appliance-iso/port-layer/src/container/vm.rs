@@ -83,7 +83,7 @@ impl Site {
         let name = vm_name(new.record);
         let config = VirtualMachineConfigSpec {
             guest_id: Some("other3xLinux64Guest".into()),
-            annotation: Some(format!("Container {} of image {}", new.record.name, new.record.image)),
+            annotation: Some(annotation(new.record)),
             files: Some(VirtualMachineFileInfo {
                 vm_path_name: Some(format!("[{}]", self.datastore)),
                 ..Default::default()
@@ -181,6 +181,20 @@ impl Site {
         is_so(self.session.run(&methods::PowerOnVMTask { this: vm.clone(), host: None }).await)
     }
 
+    /// Gives the VM the name of its record, and the record to keep.
+    ///
+    /// # Errors
+    /// Those of vSphere.
+    pub async fn rename(&self, vm: &ManagedObjectReference, record: &Record) -> Result<()> {
+        let spec = VirtualMachineConfigSpec {
+            name: Some(vm_name(record)),
+            annotation: Some(annotation(record)),
+            extra_config: vec![option(KEY_RECORD, record.to_text())],
+            ..Default::default()
+        };
+        self.session.run(&methods::ReconfigVMTask { this: vm.clone(), spec }).await.map(drop)
+    }
+
     /// Asks the guest to end its process, as `docker stop` does; tether powers the VM off afterwards.
     ///
     /// # Errors
@@ -209,13 +223,28 @@ impl Site {
             Err(e) if e.is_not_found() => Ok(()),
             other => other,
         };
-        let facts = self.session.read(vm, &["runtime.powerState"]).await;
-        match facts.and_then(|f| f.get::<VirtualMachinePowerState>("runtime.powerState")) {
-            Ok(Some(VirtualMachinePowerState::PoweredOff)) => {}
-            Ok(_) => gone(self.power_off(vm).await)?,
+        let facts = match self.session.read(vm, &["runtime.powerState", "config.files.vmPathName"]).await {
+            Ok(facts) => facts,
             Err(e) => return gone(Err(e)),
+        };
+        if facts.get("runtime.powerState")? != Some(VirtualMachinePowerState::PoweredOff) {
+            gone(self.power_off(vm).await)?;
         }
-        gone(self.session.run(&methods::DestroyTask { this: vm.clone() }).await.map(drop))
+        let path = facts.get::<String>("config.files.vmPathName")?;
+        let folder = path.and_then(|p| DatastorePath::parse(&p)).map(|p| p.parent());
+        // Never the root of a datastore.
+        let folder = folder.filter(|f| !f.path.is_empty());
+        if let Some(folder) = &folder {
+            // vSphere does not know them to be the VM's, and would leave them: they go as long as the VM leads to them.
+            for name in [OUTPUT, CONSOLE] {
+                self.delete_files(&folder.join(name)).await?;
+            }
+        }
+        gone(self.session.run(&methods::DestroyTask { this: vm.clone() }).await.map(drop))?;
+        match folder {
+            Some(folder) => self.delete_files(&folder).await,
+            None => Ok(()),
+        }
     }
 }
 
@@ -225,6 +254,11 @@ fn is_so(outcome: Result<Option<AnyValue>>) -> Result<()> {
         Err(e) if e.fault_name() == Some("InvalidPowerState") => Ok(()),
         other => other.map(drop),
     }
+}
+
+/// What vSphere's own interface shows of it.
+fn annotation(record: &Record) -> String {
+    format!("Container {} of image {}", record.name, record.image)
 }
 
 /// The container's name, for people, and the beginning of its id, so that it is nobody else's.
@@ -268,6 +302,7 @@ mod tests {
             created_ns: 0,
             image: String::new(),
             image_id: String::new(),
+            disk: String::new(),
             config: String::new(),
             host_config: String::new(),
         };

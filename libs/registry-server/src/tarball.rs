@@ -3,15 +3,23 @@
 use std::io::Write as _;
 
 /// A tar archive in the making.
-pub(crate) struct Tarball(tar::Builder<Vec<u8>>);
+pub struct Tarball(tar::Builder<Vec<u8>>);
+
+impl Default for Tarball {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl Tarball {
-    pub(crate) fn new() -> Self {
+    /// An empty one.
+    pub fn new() -> Self {
         Self(tar::Builder::new(Vec::new()))
     }
 
     /// Any entry; the path is written as it is, sense or not.
-    pub(crate) fn entry(mut self, kind: tar::EntryType, path: &str, link: &str, content: &[u8], mode: u32) -> Self {
+    #[must_use]
+    pub fn entry(mut self, kind: tar::EntryType, path: &str, link: &str, content: &[u8], mode: u32) -> Self {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(kind);
         header.as_gnu_mut().unwrap().name[..path.len()].copy_from_slice(path.as_bytes());
@@ -30,42 +38,63 @@ impl Tarball {
         self
     }
 
-    pub(crate) fn file(self, path: &str, content: &[u8]) -> Self {
+    /// A file.
+    #[must_use]
+    pub fn file(self, path: &str, content: &[u8]) -> Self {
         self.entry(tar::EntryType::Regular, path, "", content, 0o644)
     }
 
-    pub(crate) fn folder(self, path: &str) -> Self {
+    /// A folder.
+    #[must_use]
+    pub fn folder(self, path: &str) -> Self {
         self.entry(tar::EntryType::Directory, path, "", b"", 0o755)
     }
 
-    pub(crate) fn symlink(self, path: &str, to: &str) -> Self {
+    /// A symbolic link.
+    #[must_use]
+    pub fn symlink(self, path: &str, to: &str) -> Self {
         self.entry(tar::EntryType::Symlink, path, to, b"", 0o777)
     }
 
-    pub(crate) fn link(self, path: &str, to: &str) -> Self {
+    /// A hard link.
+    #[must_use]
+    pub fn link(self, path: &str, to: &str) -> Self {
         self.entry(tar::EntryType::Link, path, to, b"", 0o644)
     }
 
     /// Extended attributes and the like, for the next entry.
-    pub(crate) fn pax(mut self, values: &[(&str, &[u8])]) -> Self {
+    #[must_use]
+    pub fn pax(mut self, values: &[(&str, &[u8])]) -> Self {
         self.0.append_pax_extensions(values.iter().copied()).unwrap();
         self
     }
 
-    pub(crate) fn bytes(self) -> Vec<u8> {
+    /// The archive.
+    pub fn bytes(self) -> Vec<u8> {
         self.0.into_inner().unwrap()
     }
 }
 
-pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
+/// Compressed with gzip.
+pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
 
 /// As real tools write it, in two frames with a skippable one between.
-pub(crate) fn zstd(bytes: &[u8]) -> Vec<u8> {
+pub fn zstd(bytes: &[u8]) -> Vec<u8> {
     let frame = |bytes: &[u8]| ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest);
     let (first, second) = bytes.split_at(bytes.len() / 2);
     [&frame(first)[..], b"\x50\x2a\x4d\x18\x03\0\0\0abc", &frame(second)].concat()
+}
+
+/// Bytes that no compression makes fewer.
+pub fn noise(length: usize) -> Vec<u8> {
+    let mut state = 1_u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state.to_be_bytes()[0]
+    };
+    (0..length).map(|_| next()).collect()
 }

@@ -1,4 +1,7 @@
-//! Debian's `docker-registry`, for one test; and images pushed to it.
+//! For tests: Debian's `docker-registry`, for as long as a value lives, and images pushed to it.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, missing_debug_implementations, reason = "for tests")]
+
+pub mod tarball;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -16,25 +19,30 @@ use tempfile::TempDir;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A registry at work; ended with the value.
-pub(crate) struct Served {
-    process: Child,
-    pub(crate) address: String,
+pub struct Served {
+    /// Its process, ended with it.
+    pub process: Serving,
+    /// `host:port`.
+    pub address: String,
     folder: TempDir,
     auth: RegistryAuth,
 }
 
+/// A process that serves.
+pub struct Serving(Child);
+
 /// `ann`, whose password is `secret1`, as htpasswd has it.
 const HTPASSWD: &str = "ann:$2y$04$1byFjYliH95h3CYiJ2ndteQp2sVQCqemxMV8G285WCVvdMj.asX8K\n";
 
-impl Drop for Served {
+impl Drop for Serving {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
 /// Whether there is a registry to test with; CI installs one.
-pub(crate) fn installed() -> bool {
+pub fn installed() -> bool {
     let there = Command::new("docker-registry").arg("--version").stdout(Stdio::null()).status().is_ok();
     if !there {
         println!("skipped: docker-registry is not installed");
@@ -42,47 +50,54 @@ pub(crate) fn installed() -> bool {
     there
 }
 
+fn serve(folder: &Path, address: &str, more: &str, mut command: Command) -> Serving {
+    let at = folder.display();
+    let config = format!(
+        "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {at}/data}}}}\n\
+         http: {{addr: '{address}'}}\n{}",
+        more.replace("FOLDER", &at.to_string())
+    );
+    let file = folder.join(format!("{address}.yml"));
+    std::fs::write(&file, config).unwrap();
+    let log = std::fs::File::create(folder.join("log")).unwrap();
+    Serving(command.arg("serve").arg(file).stdout(Stdio::null()).stderr(log).spawn().unwrap())
+}
+
 impl Served {
-    pub(crate) fn start() -> Self {
+    /// For anybody.
+    pub fn start() -> Self {
         Self::with("", RegistryAuth::Anonymous)
     }
 
     /// For `ann` only.
-    pub(crate) fn private() -> Self {
+    pub fn private() -> Self {
         let auth = RegistryAuth::Basic("ann".into(), "secret1".into());
         Self::with("auth: {htpasswd: {realm: here, path: FOLDER/htpasswd}}\n", auth)
     }
 
     fn with(more: &str, auth: RegistryAuth) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("htpasswd"), HTPASSWD).unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let address = format!("127.0.0.1:{port}");
-        let at = folder.path().display();
-        std::fs::write(folder.path().join("htpasswd"), HTPASSWD).unwrap();
-        let config = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {at}/data}}}}\n\
-             http: {{addr: '{address}'}}\n{}",
-            more.replace("FOLDER", &at.to_string())
-        );
-        std::fs::write(folder.path().join("config.yml"), config).unwrap();
-        let process = Command::new("docker-registry")
-            .arg("serve")
-            .arg(folder.path().join("config.yml"))
-            .stdout(Stdio::null())
-            .stderr(std::fs::File::create(folder.path().join("log")).unwrap())
-            .spawn()
-            .unwrap();
+        let process = serve(folder.path(), &address, more, Command::new("docker-registry"));
         let mut served = Self { process, address, folder, auth };
         let end = Instant::now() + PATIENCE;
         while std::net::TcpStream::connect(&served.address).is_err() {
             let log = std::fs::read_to_string(served.folder.path().join("log")).unwrap();
-            assert!(served.process.try_wait().unwrap().is_none() && Instant::now() < end, "{log}");
+            assert!(served.process.0.try_wait().unwrap().is_none() && Instant::now() < end, "{log}");
             std::thread::yield_now();
         }
         served
     }
 
-    pub(crate) fn reference(&self, image: &str) -> Reference {
+    /// Serves the same images at another address too; `command` runs `docker-registry`, perhaps elsewhere.
+    pub fn also(&self, address: &str, command: Command) -> Serving {
+        serve(self.folder.path(), address, "", command)
+    }
+
+    /// How clients on this machine name an image of its.
+    pub fn reference(&self, image: &str) -> Reference {
         name::parse(&format!("{}/{image}", self.address)).unwrap()
     }
 
@@ -92,7 +107,7 @@ impl Served {
     }
 
     /// Pushes an image of layers as they are sent, with the content that its configuration tells of; returns its id.
-    pub(crate) async fn push(&self, image: &str, layers: &[(Vec<u8>, &[u8])]) -> Digest {
+    pub async fn push(&self, image: &str, layers: &[(Vec<u8>, &[u8])]) -> Digest {
         let diff_ids: Vec<Digest> = layers.iter().map(|(_, content)| Digest::new(content)).collect();
         let config = json!({
             "architecture": "amd64", "os": "linux", "created": "2026-01-01T00:00:00Z",
@@ -104,7 +119,7 @@ impl Served {
     }
 
     /// Pushes whatever it is.
-    pub(crate) async fn push_raw(&self, image: &str, layers: Vec<Vec<u8>>, config: String, kind: &str) -> Digest {
+    pub async fn push_raw(&self, image: &str, layers: Vec<Vec<u8>>, config: String, kind: &str) -> Digest {
         let id = Digest::new(config.as_bytes());
         let layers: Vec<ImageLayer> = layers
             .into_iter()
@@ -119,7 +134,7 @@ impl Served {
     }
 
     /// Where the registry keeps a blob.
-    pub(crate) fn blob(&self, digest: &Digest) -> PathBuf {
+    pub fn blob(&self, digest: &Digest) -> PathBuf {
         let hex = digest.hex();
         Path::new(self.folder.path()).join(format!("data/docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]))
     }

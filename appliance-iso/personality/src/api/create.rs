@@ -1,0 +1,428 @@
+//! `POST /containers/create`: Docker's options become a record, and a document for the guest; what a VM cannot honour is
+//! refused by its name.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{Query, State as Shared},
+    http::StatusCode,
+    routing::post,
+};
+use bollard_stubs::models::{
+    ContainerConfig, ContainerCreateBody, ContainerCreateResponse, HostConfig, ImageConfig, RestartPolicyNameEnum,
+};
+use port_layer::Size;
+use port_layer::container::record::Record;
+use port_layer::guest;
+use serde::Deserialize;
+
+use super::container::done;
+use super::images::{self, find};
+use super::{State, container_name};
+use crate::error::ApiError;
+
+/// Memory of a container that asks for none, MiB.
+const MEMORY: u32 = 2048;
+/// A guest needs so much for itself and a small process.
+const MEMORY_LEAST: u32 = 128;
+/// vSphere counts a VM's memory in steps of these.
+const MEMORY_STEP: u32 = 4;
+/// Most CPUs that a VM of this kind can have.
+const CPUS_MOST: u32 = 128;
+
+pub(super) fn routes() -> Router<Arc<State>> {
+    Router::new().route("/containers/create", post(create))
+}
+
+#[derive(Debug, Deserialize)]
+struct CreateQuery {
+    name: Option<String>,
+    platform: Option<String>,
+}
+
+async fn create(
+    Shared(state): Shared<Arc<State>>,
+    Query(query): Query<CreateQuery>,
+    body: Bytes,
+) -> Result<(StatusCode, Json<ContainerCreateResponse>), ApiError> {
+    let mut body: ContainerCreateBody =
+        serde_json::from_slice(&body).map_err(|e| ApiError::Bad(format!("invalid JSON: {e}")))?;
+    if let Some(platform) = query.platform.filter(|p| !["", "linux", "linux/amd64"].contains(&p.as_str())) {
+        return Err(ApiError::Bad(format!("platform {platform:?}: containers of a VCH are linux/amd64")));
+    }
+    let name = query.name.as_deref().unwrap_or_default().trim_start_matches('/').to_owned();
+    container_name::check(&name)?;
+    let host = body.host_config.take().unwrap_or_default();
+    let networks = body.networking_config.take().and_then(|n| n.endpoints_config).unwrap_or_default();
+    if let Some(network) = networks.keys().find(|n| !["default", "bridge"].contains(&n.as_str())) {
+        return Err(ApiError::NotFound(format!("network {network} not found")));
+    }
+    let size = size(&host)?;
+    refuse(&host)?;
+    let wanted = body.image.clone().unwrap_or_default();
+    if wanted.is_empty() {
+        return Err(ApiError::Bad("no image specified".to_owned()));
+    }
+    let engine = state.engine().await?;
+    let engine = engine.ok_or_else(|| ApiError::NotFound(format!("No such image: {wanted}")))?;
+    let index = engine.images().index();
+    let (image_id, image) = find(&index, &wanted)?;
+    let disk = index.disks.get(&image.disk).map(|d| d.name.clone());
+    let disk = disk.ok_or_else(|| ApiError::Failed(format!("image {wanted} has no disk in the image store")))?;
+    let of_image = images::Config::of(image).config.and_then(|c| serde_json::from_value(c).ok()).unwrap_or_default();
+    let mut warnings = Vec::new();
+    let id = container_name::id();
+    let mut config = merge(body, of_image, &id);
+    check(&mut config, &mut warnings)?;
+    let name = if name.is_empty() { container_name::random(&engine.table()) } else { name };
+    let guest = guest(&id, &config, &host)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let text = |value: serde_json::Result<String>| value.map_err(|e| ApiError::Failed(e.to_string()));
+    let record = Record {
+        schema: vch_config::SCHEMA,
+        id: id.clone(),
+        name,
+        vch: state.config.id.clone(),
+        created_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
+        image: wanted,
+        image_id: image_id.to_string(),
+        disk,
+        config: text(serde_json::to_string(&config))?,
+        host_config: text(serde_json::to_string(&host))?,
+    };
+    done(async move { engine.create_container(record, guest, size).await }).await?;
+    Ok((StatusCode::CREATED, Json(ContainerCreateResponse { id, warnings })))
+}
+
+/// The VM's size: `--memory`, and `--cpus` or `--cpuset-cpus`.
+fn size(host: &HostConfig) -> Result<Size, ApiError> {
+    let memory_mib = match host.memory.unwrap_or_default() {
+        0 => MEMORY,
+        bytes => {
+            let mib = u32::try_from(bytes.max(0).unsigned_abs().div_ceil(1 << 20)).unwrap_or(u32::MAX);
+            if mib < MEMORY_LEAST {
+                return Err(ApiError::Bad(format!("Minimum memory limit allowed is {MEMORY_LEAST}MB")));
+            }
+            mib.div_ceil(MEMORY_STEP).saturating_mul(MEMORY_STEP)
+        }
+    };
+    let nano = host.nano_cpus.unwrap_or_default();
+    let set = host.cpuset_cpus.as_deref().unwrap_or_default();
+    let cpus = match (nano, set) {
+        (0, "") => u64::try_from(host.cpu_count.unwrap_or_default()).unwrap_or_default().max(1),
+        (0, set) => u64::from(cpu_set(set)?),
+        (nano, "") if nano > 0 => nano.unsigned_abs().div_ceil(1_000_000_000),
+        (_, "") => return Err(ApiError::Bad("--cpus must be positive".to_owned())),
+        _ => {
+            let text =
+                "Conflicting options: CPUs and CPU set cannot both be given: either is the number of the VM's CPUs";
+            return Err(ApiError::Bad(text.to_owned()));
+        }
+    };
+    match u32::try_from(cpus) {
+        Ok(cpus) if cpus <= CPUS_MOST => Ok(Size { memory_mib, cpus }),
+        _ => Err(ApiError::Bad(format!("{cpus} CPUs: a container's VM has at most {CPUS_MOST}"))),
+    }
+}
+
+/// How many CPUs a set names: `0-2,4`.  One number alone is the number of CPUs, as it always was with a VCH.
+fn cpu_set(text: &str) -> Result<u32, ApiError> {
+    let invalid = || ApiError::Bad(format!("Invalid value {text} for cpuset cpus"));
+    if let Ok(count) = text.parse::<u32>() {
+        return Ok(count.max(1));
+    }
+    let mut count = 0_u32;
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (u32, u32) = (first.parse().map_err(|_| invalid())?, last.parse().map_err(|_| invalid())?);
+        count = count.saturating_add(last.checked_sub(first).ok_or_else(invalid)?.saturating_add(1));
+    }
+    Ok(count)
+}
+
+/// Refuses what a VM of its own cannot honour, or what a VCH does not have yet.
+fn refuse(host: &HostConfig) -> Result<(), ApiError> {
+    fn some<T>(list: Option<&Vec<T>>) -> bool {
+        list.is_some_and(|l| !l.is_empty())
+    }
+    fn word(text: Option<&String>, harmless: &[&str]) -> bool {
+        text.is_some_and(|t| !t.is_empty() && !harmless.contains(&t.as_str()))
+    }
+    fn number(n: Option<i64>, harmless: &[i64]) -> bool {
+        n.is_some_and(|n| n != 0 && !harmless.contains(&n))
+    }
+    let map = |m: Option<&HashMap<String, String>>| m.is_some_and(|m| !m.is_empty());
+    let driver = host.log_config.as_ref().and_then(|l| l.typ.clone());
+    // What no VM of its own has: there is no kernel to share, nothing of a host to hand in.
+    let never = [
+        ("--privileged", host.privileged == Some(true)),
+        ("--cap-drop", some(host.cap_drop.as_ref())),
+        ("--device", some(host.devices.as_ref())),
+        ("--device-cgroup-rule", some(host.device_cgroup_rules.as_ref())),
+        ("--gpus", some(host.device_requests.as_ref())),
+        ("--security-opt", some(host.security_opt.as_ref())),
+        ("--pid", word(host.pid_mode.as_ref(), &[])),
+        ("--ipc", word(host.ipc_mode.as_ref(), &["private", "shareable"])),
+        ("--uts", word(host.uts_mode.as_ref(), &[])),
+        ("--userns", word(host.userns_mode.as_ref(), &["host"])),
+        ("--cgroup-parent", word(host.cgroup_parent.as_ref(), &[])),
+        ("--runtime", word(host.runtime.as_ref(), &["runc"])),
+        ("--cpu-shares", number(host.cpu_shares, &[])),
+        ("--cpu-period", number(host.cpu_period, &[])),
+        ("--cpu-quota", number(host.cpu_quota, &[-1])),
+        ("--cpu-rt-period", number(host.cpu_realtime_period, &[])),
+        ("--cpu-rt-runtime", number(host.cpu_realtime_runtime, &[])),
+        ("--cpuset-mems", word(host.cpuset_mems.as_ref(), &[])),
+        ("--memory-reservation", number(host.memory_reservation, &[])),
+        ("--memory-swap", number(host.memory_swap, &[-1]) && host.memory_swap != host.memory.map(|m| m * 2)),
+        ("--memory-swappiness", number(host.memory_swappiness, &[-1])),
+        ("--oom-kill-disable", host.oom_kill_disable == Some(true)),
+        ("--pids-limit", number(host.pids_limit, &[-1])),
+        ("--blkio-weight", host.blkio_weight.is_some_and(|w| w != 0)),
+        ("--blkio-weight-device", some(host.blkio_weight_device.as_ref())),
+        ("--device-read-bps", some(host.blkio_device_read_bps.as_ref())),
+        ("--device-write-bps", some(host.blkio_device_write_bps.as_ref())),
+        ("--device-read-iops", some(host.blkio_device_read_iops.as_ref())),
+        ("--device-write-iops", some(host.blkio_device_write_iops.as_ref())),
+        ("--sysctl", map(host.sysctls.as_ref())),
+        ("--storage-opt", map(host.storage_opt.as_ref())),
+        ("--log-driver", word(driver.as_ref(), &["json-file"])),
+        ("--network host", host.network_mode.as_deref() == Some("host")),
+    ];
+    if let Some((option, _)) = never.iter().find(|(_, set)| *set) {
+        return Err(ApiError::Bad(format!("{option} is not supported: a container of a VCH is a VM of its own")));
+    }
+    let restarts = host.restart_policy.as_ref().and_then(|p| p.name);
+    let soon = [
+        ("--volume", some(host.binds.as_ref())),
+        ("--mount", some(host.mounts.as_ref())),
+        ("--volumes-from", some(host.volumes_from.as_ref())),
+        ("--publish", host.port_bindings.as_ref().is_some_and(|p| p.values().any(|b| some(b.as_ref())))),
+        ("--publish-all", host.publish_all_ports == Some(true)),
+        ("--link", some(host.links.as_ref())),
+        ("--network", word(host.network_mode.as_ref(), &["default", "bridge", "none"])),
+        (
+            "--restart",
+            restarts.is_some_and(|n| ![RestartPolicyNameEnum::EMPTY, RestartPolicyNameEnum::NO].contains(&n)),
+        ),
+    ];
+    match soon.iter().find(|(_, set)| *set) {
+        Some((option, _)) => Err(ApiError::NotYet { endpoint: format!("{option} of a container") }),
+        None => Ok(()),
+    }
+}
+
+/// The container's configuration: what the client leaves out is the image's.
+fn merge(body: ContainerCreateBody, image: ImageConfig, id: &str) -> ContainerConfig {
+    let given = |text: Option<String>| text.filter(|t| !t.is_empty());
+    let list = |list: Option<Vec<String>>| list.filter(|l| !l.is_empty());
+    let mut env = body.env.unwrap_or_default();
+    let named = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
+    let known: Vec<String> = env.iter().map(|e| named(e)).collect();
+    env.splice(0..0, image.env.unwrap_or_default().into_iter().filter(|e| !known.contains(&named(e))));
+    let mut labels = image.labels.unwrap_or_default();
+    labels.extend(body.labels.unwrap_or_default());
+    let union = |mine: Option<Vec<String>>, images: Option<Vec<String>>| {
+        let mut all = images.unwrap_or_default();
+        all.extend(mine.unwrap_or_default());
+        all.sort();
+        all.dedup();
+        Some(all).filter(|a| !a.is_empty())
+    };
+    // An entry point of the client's own does not go with the image's command.
+    let (entrypoint, cmd) = match body.entrypoint {
+        Some(mine) if mine == [""] => (None, list(body.cmd)),
+        Some(mine) if !mine.is_empty() => (Some(mine), list(body.cmd)),
+        _ => (image.entrypoint, list(body.cmd).or(image.cmd)),
+    };
+    ContainerConfig {
+        hostname: given(body.hostname).or_else(|| Some(id.chars().take(12).collect())),
+        domainname: Some(body.domainname.unwrap_or_default()),
+        user: given(body.user).or(image.user).or_else(|| Some(String::new())),
+        attach_stdin: Some(body.attach_stdin.unwrap_or_default()),
+        attach_stdout: Some(body.attach_stdout.unwrap_or_default()),
+        attach_stderr: Some(body.attach_stderr.unwrap_or_default()),
+        exposed_ports: union(body.exposed_ports, image.exposed_ports),
+        tty: Some(body.tty.unwrap_or_default()),
+        open_stdin: Some(body.open_stdin.unwrap_or_default()),
+        stdin_once: Some(body.stdin_once.unwrap_or_default()),
+        env: Some(env),
+        cmd,
+        healthcheck: body.healthcheck.or(image.healthcheck),
+        image: body.image,
+        volumes: union(body.volumes, image.volumes),
+        working_dir: given(body.working_dir).or(image.working_dir).or_else(|| Some(String::new())),
+        entrypoint,
+        labels: Some(labels),
+        stop_signal: given(body.stop_signal).or(image.stop_signal),
+        stop_timeout: body.stop_timeout,
+        ..Default::default()
+    }
+}
+
+/// Checks what client and image say together.
+fn check(config: &mut ContainerConfig, warnings: &mut Vec<String>) -> Result<(), ApiError> {
+    if super::words::argv(config).is_empty() {
+        return Err(ApiError::Bad("No command specified".to_owned()));
+    }
+    let none = |test: &[String]| test.is_empty() || test == ["NONE"];
+    if config.healthcheck.take_if(|h| !none(h.test.as_deref().unwrap_or_default())).is_some() {
+        warnings.push("health checks are not run yet".to_owned());
+    }
+    if let Some(volumes) = &config.volumes {
+        warnings.push(format!(
+            "no volumes yet: what is written to {} is kept on the container's own disk",
+            volumes.join(", ")
+        ));
+    }
+    if config.working_dir.as_ref().is_some_and(|d| !d.is_empty() && !d.starts_with('/')) {
+        let text = "the working directory is invalid, it needs to be an absolute path";
+        return Err(ApiError::Bad(format!("{text}: {}", config.working_dir.clone().unwrap_or_default())));
+    }
+    if let Some(wrong) = config.env.iter().flatten().find(|e| e.starts_with('=') || e.is_empty()) {
+        return Err(ApiError::Bad(format!("invalid environment variable: {wrong}")));
+    }
+    Ok(())
+}
+
+/// What the guest is told.
+fn guest(id: &str, config: &ContainerConfig, host: &HostConfig) -> Result<guest::Container, ApiError> {
+    let addresses = |what: &str, list: Option<&Vec<String>>| -> Result<Vec<IpAddr>, ApiError> {
+        let parsed = list.into_iter().flatten().map(|a| a.parse());
+        parsed.collect::<Result<_, _>>().map_err(|_| ApiError::Bad(format!("{what}: {list:?}: it is no IP address")))
+    };
+    let mut extra_hosts = Vec::new();
+    for entry in host.extra_hosts.iter().flatten() {
+        let (name, address) = entry.split_once([':', '=']).unwrap_or((entry, ""));
+        let address =
+            address.parse().map_err(|_| ApiError::Bad(format!("invalid IP address in add-host: {address:?}")))?;
+        extra_hosts.push((address, name.to_owned()));
+    }
+    let limit = |n: Option<i64>| n.and_then(|n| u64::try_from(n).ok());
+    let process = guest::Process {
+        args: super::words::argv(config),
+        // A name alone takes the variable away.
+        env: config.env.iter().flatten().filter(|e| e.contains('=')).cloned().collect(),
+        cwd: config.working_dir.clone().unwrap_or_default(),
+        user: config.user.clone().unwrap_or_default(),
+        groups: host.group_add.clone().unwrap_or_default(),
+        tty: config.tty.unwrap_or_default(),
+        rlimits: host
+            .ulimits
+            .iter()
+            .flatten()
+            .map(|l| guest::Rlimit {
+                name: l.name.clone().unwrap_or_default(),
+                soft: limit(l.soft),
+                hard: limit(l.hard),
+            })
+            .collect(),
+        stop_signal: config.stop_signal.clone().unwrap_or_default(),
+        stop_seconds: config.stop_timeout.and_then(|s| u64::try_from(s).ok()),
+    };
+    let tmpfs = host.tmpfs.iter().flatten();
+    Ok(guest::Container {
+        schema: vch_config::SCHEMA,
+        id: id.to_owned(),
+        process,
+        root: guest::Disk { unit: 0, file_system: String::new() },
+        root_read_only: host.readonly_rootfs.unwrap_or_default(),
+        tmpfs: tmpfs.map(|(at, options)| guest::Tmpfs { at: at.clone(), options: options.clone() }).collect(),
+        shm_bytes: host.shm_size.and_then(|s| u64::try_from(s).ok()).unwrap_or_default(),
+        host_name: config.hostname.clone().unwrap_or_default(),
+        domain_name: config.domainname.clone().unwrap_or_default(),
+        extra_hosts,
+        dns: guest::Dns {
+            servers: addresses("--dns", host.dns.as_ref())?,
+            search: host.dns_search.clone().unwrap_or_default(),
+            options: host.dns_options.clone().unwrap_or_default(),
+        },
+        ..Default::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(json: &str) -> HostConfig {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn memory_and_cpus_size_the_vm() {
+        for (json, memory_mib, cpus) in [
+            ("{}", 2048, 1),
+            (r#"{"Memory":536870912,"NanoCpus":1500000000}"#, 512, 2),
+            (r#"{"Memory":536870913,"CpusetCpus":"0-2,5"}"#, 516, 4),
+            (r#"{"CpusetCpus":"3"}"#, 2048, 3),
+        ] {
+            assert_eq!(size(&host(json)).unwrap(), Size { memory_mib, cpus }, "{json}");
+        }
+        for (json, words) in [
+            (r#"{"Memory":1048576}"#, "Minimum memory limit allowed is 128MB"),
+            (r#"{"NanoCpus":-1}"#, "must be positive"),
+            (r#"{"CpusetCpus":"2-1"}"#, "Invalid value 2-1 for cpuset cpus"),
+            (r#"{"CpusetCpus":"a"}"#, "Invalid value a for cpuset cpus"),
+            (r#"{"NanoCpus":1,"CpusetCpus":"0-1"}"#, "Conflicting options"),
+            (r#"{"CpusetCpus":"999"}"#, "at most 128"),
+        ] {
+            assert!(size(&host(json)).unwrap_err().to_string().contains(words), "{json}");
+        }
+    }
+
+    #[test]
+    fn what_a_client_sends_by_default_is_accepted_and_what_a_vm_cannot_do_is_refused() {
+        // As docker 20.10 sends it for `docker run -d busybox`.
+        let usual = r#"{"Binds":null,"ContainerIDFile":"","LogConfig":{"Type":"","Config":{}},"NetworkMode":"default",
+            "PortBindings":{},"RestartPolicy":{"Name":"no","MaximumRetryCount":0},"AutoRemove":false,"VolumeDriver":"",
+            "VolumesFrom":null,"CapAdd":null,"CapDrop":null,"CgroupnsMode":"","Dns":[],"DnsOptions":[],"DnsSearch":[],
+            "ExtraHosts":null,"GroupAdd":null,"IpcMode":"","Cgroup":"","Links":null,"OomScoreAdj":0,"PidMode":"",
+            "Privileged":false,"PublishAllPorts":false,"ReadonlyRootfs":false,"SecurityOpt":null,"UTSMode":"",
+            "UsernsMode":"","ShmSize":0,"ConsoleSize":[0,0],"Isolation":"","CpuShares":0,"Memory":0,"NanoCpus":0,
+            "CgroupParent":"","BlkioWeight":0,"BlkioWeightDevice":[],"CpuPeriod":0,"CpuQuota":0,"CpusetCpus":"",
+            "Devices":[],"DeviceRequests":null,"KernelMemory":0,"MemoryReservation":0,"MemorySwap":0,
+            "MemorySwappiness":-1,"OomKillDisable":false,"PidsLimit":0,"Ulimits":null,"MaskedPaths":null}"#;
+        assert_eq!(refuse(&host(usual)), Ok(()));
+        for (json, option) in [
+            (r#"{"Privileged":true}"#, "--privileged is not supported: a container of a VCH is a VM of its own"),
+            (r#"{"CapDrop":["ALL"]}"#, "--cap-drop is not supported"),
+            (r#"{"PidMode":"host"}"#, "--pid is not supported"),
+            (r#"{"NetworkMode":"host"}"#, "--network host is not supported"),
+            (r#"{"Binds":["/a:/b"]}"#, "does not yet implement --volume"),
+            (r#"{"RestartPolicy":{"Name":"always"}}"#, "does not yet implement --restart"),
+            (r#"{"PortBindings":{"80/tcp":[{"HostPort":"80"}]}}"#, "does not yet implement --publish"),
+        ] {
+            let said = refuse(&host(json)).unwrap_err().to_string();
+            assert!(said.contains(option), "{json}: {said}");
+        }
+    }
+
+    #[test]
+    fn what_the_client_leaves_out_is_the_images() {
+        let image: ImageConfig = serde_json::from_str(
+            r#"{"Env":["PATH=/bin","A=image"],"Cmd":["sh"],"Entrypoint":["/init"],"User":"app","Labels":{"a":"1","b":"2"},
+                "WorkingDir":"/srv","StopSignal":"SIGINT","ExposedPorts":{"80/tcp":{}}}"#,
+        )
+        .unwrap();
+        let merged = |json: &str| merge(serde_json::from_str(json).unwrap(), image.clone(), &"c".repeat(64));
+        let plain = merged("{}");
+        assert_eq!(super::super::words::argv(&plain), ["/init", "sh"]);
+        assert_eq!((plain.hostname.unwrap().len(), plain.user.unwrap()), (12, "app".to_owned()));
+        let own = merged(r#"{"Cmd":["ls"],"Env":["A=mine","B="],"Labels":{"b":"3"},"User":"0","WorkingDir":""}"#);
+        assert_eq!(super::super::words::argv(&own), ["/init", "ls"]);
+        assert_eq!(own.env.unwrap(), ["PATH=/bin", "A=mine", "B="]);
+        assert_eq!(own.labels.unwrap()["b"], "3");
+        assert_eq!((own.user.unwrap().as_str(), own.working_dir.unwrap().as_str()), ("0", "/srv"));
+        assert_eq!(super::super::words::argv(&merged(r#"{"Entrypoint":["/mine"]}"#)), ["/mine"]);
+        let reset = merged(r#"{"Entrypoint":[""],"Cmd":["ls"]}"#);
+        assert_eq!(super::super::words::argv(&reset), ["ls"]);
+        let mut nothing = merge(ContainerCreateBody::default(), ImageConfig::default(), "c");
+        assert_eq!(check(&mut nothing, &mut Vec::new()), Err(ApiError::Bad("No command specified".to_owned())));
+    }
+}

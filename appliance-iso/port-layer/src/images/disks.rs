@@ -1,0 +1,206 @@
+//! [`Datastore`]: disks that are made, written by the endpoint VM, and let go.
+
+use std::path::PathBuf;
+
+use image_store::{Backend, BackendError};
+use tokio::sync::Mutex;
+use vim25::Result;
+use vim25::datastore::DatastorePath;
+use vim25::types::{
+    AnyVirtualDevice, AnyVirtualDeviceBackingInfo, VirtualDevice, VirtualDeviceConfigSpec,
+    VirtualDeviceConfigSpecFileOperation, VirtualDeviceConfigSpecOperation, VirtualDeviceFileBackingInfo, VirtualDisk,
+    VirtualDiskFlatVer2BackingInfo, VirtualMachineConfigSpec, methods,
+};
+
+use super::device;
+use crate::Site;
+
+/// What an image and a container on it can hold; a disk is thin, and takes what is written.
+const CAPACITY_KIB: i64 = 8 << 20;
+/// Units of a paravirtual SCSI controller; the controller itself has the one that is left out.
+const UNITS: std::ops::Range<i32> = 0..64;
+const CONTROLLER: i32 = 7;
+/// The disk's file in its folder.
+const DISK: &str = "disk.vmdk";
+
+/// The images' part of the datastore.
+#[derive(Debug)]
+pub struct Datastore {
+    site: Site,
+    /// The endpoint VM is changed by one at a time.
+    changing: Mutex<()>,
+}
+
+impl Datastore {
+    /// The images' part of `site`'s datastore.  Disks that a process left attached that died are detached.
+    ///
+    /// # Errors
+    /// Those of vSphere.
+    pub async fn open(site: Site) -> Result<Self> {
+        let datastore = Self { site, changing: Mutex::default() };
+        device::release_all().await;
+        let prefix = datastore.site.images.to_string();
+        for disk in datastore.attached().await? {
+            if file_name(&disk).is_some_and(|f| f.starts_with(&prefix)) {
+                datastore.detach(disk).await?;
+            }
+        }
+        Ok(datastore)
+    }
+
+    fn folder(&self, name: &str) -> DatastorePath {
+        self.site.images.join(name)
+    }
+
+    /// Where the VMDK of a disk is.
+    pub fn disk(&self, name: &str) -> DatastorePath {
+        self.folder(name).join(DISK)
+    }
+
+    async fn devices(&self) -> Result<Vec<AnyVirtualDevice>> {
+        self.site.session.read(&self.site.endpoint, &["config.hardware.device"]).await?.all("config.hardware.device")
+    }
+
+    /// The disks of the endpoint VM.
+    async fn attached(&self) -> Result<Vec<VirtualDisk>> {
+        let devices = self.devices().await?.into_iter();
+        Ok(devices
+            .filter_map(|d| if let AnyVirtualDevice::VirtualDisk(disk) = d { Some(disk) } else { None })
+            .collect())
+    }
+
+    /// Makes a disk and attaches it; gives its unit.
+    async fn attach(&self, name: &str, parent: Option<&str>) -> Result<u32> {
+        let _alone = self.changing.lock().await;
+        let devices = self.devices().await?;
+        let invalid = |text: &str| vim25::Error::Invalid(text.to_owned());
+        let controller = devices
+            .iter()
+            .find(|d| matches!(d, AnyVirtualDevice::ParaVirtualSCSIController(_)))
+            .ok_or_else(|| invalid("the endpoint VM has no paravirtual SCSI controller"))?;
+        let key = controller.key;
+        let taken = |unit: i32| devices.iter().any(|d| d.controller_key == Some(key) && d.unit_number == Some(unit));
+        let unit = UNITS.into_iter().find(|u| *u != CONTROLLER && !taken(*u));
+        let unit = unit.ok_or_else(|| invalid("the endpoint VM's SCSI controller is full"))?;
+        let file =
+            |path: &DatastorePath| VirtualDeviceFileBackingInfo { file_name: path.to_string(), ..Default::default() };
+        let below = |name: &str| VirtualDiskFlatVer2BackingInfo { base: file(&self.disk(name)), ..Default::default() };
+        let backing = VirtualDiskFlatVer2BackingInfo {
+            base: file(&self.disk(name)),
+            disk_mode: "persistent".into(),
+            thin_provisioned: Some(true),
+            parent: parent.map(|p| Box::new(below(p))),
+            ..Default::default()
+        };
+        let disk = VirtualDisk {
+            base: VirtualDevice {
+                key: -1,
+                backing: Some(backing.into()),
+                controller_key: Some(key),
+                unit_number: Some(unit),
+                ..Default::default()
+            },
+            capacity_in_kb: if parent.is_none() { CAPACITY_KIB } else { 0 },
+            ..Default::default()
+        };
+        let change = VirtualDeviceConfigSpec {
+            operation: Some(VirtualDeviceConfigSpecOperation::Add),
+            file_operation: Some(VirtualDeviceConfigSpecFileOperation::Create),
+            device: disk.into(),
+            ..Default::default()
+        };
+        self.reconfigure(change).await?;
+        Ok(u32::try_from(unit).unwrap_or_default())
+    }
+
+    /// Takes a disk from the endpoint VM; its file stays.
+    async fn detach(&self, disk: VirtualDisk) -> Result<()> {
+        let _alone = self.changing.lock().await;
+        if let Some(unit) = disk.unit_number.and_then(|u| u32::try_from(u).ok()) {
+            device::forget(unit);
+        }
+        let change = VirtualDeviceConfigSpec {
+            operation: Some(VirtualDeviceConfigSpecOperation::Remove),
+            device: disk.into(),
+            ..Default::default()
+        };
+        self.reconfigure(change).await
+    }
+
+    async fn reconfigure(&self, change: VirtualDeviceConfigSpec) -> Result<()> {
+        let spec = VirtualMachineConfigSpec { device_change: vec![change], ..Default::default() };
+        let this = self.site.endpoint.clone();
+        self.site.session.run(&methods::ReconfigVMTask { this, spec }).await.map(drop)
+    }
+
+    /// Unmounts and detaches a disk, if it is.
+    async fn let_go(&self, name: &str) -> Result<(), BackendError> {
+        device::release(name).await?;
+        let path = self.disk(name).to_string();
+        for disk in self.attached().await? {
+            if file_name(&disk) == Some(path.as_str()) {
+                self.detach(disk).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn file_name(disk: &VirtualDisk) -> Option<&str> {
+    match &disk.backing {
+        Some(AnyVirtualDeviceBackingInfo::VirtualDiskFlatVer2BackingInfo(backing)) => Some(&backing.file_name),
+        _ => None,
+    }
+}
+
+impl Backend for Datastore {
+    async fn read(&self, name: &str) -> Result<Option<Vec<u8>>, BackendError> {
+        let file = self.folder(name);
+        match self.site.read_file(&file).await? {
+            Some(bytes) => Ok(Some(bytes)),
+            // Where a move is not one step, it may have died between removing the old one and placing the new.
+            None => Ok(self.site.read_file(&aside(&file)).await?),
+        }
+    }
+
+    async fn replace(&self, name: &str, bytes: Vec<u8>) -> Result<(), BackendError> {
+        let file = self.folder(name);
+        match self.site.replace_file(&file, &aside(&file), bytes.clone()).await {
+            Err(e) if e.is_not_found() => {
+                self.site.make_folder(&self.site.images).await?;
+                Ok(self.site.replace_file(&file, &aside(&file), bytes).await?)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    async fn open_disk(&self, name: &str, parent: Option<&str>) -> Result<PathBuf, BackendError> {
+        self.site.make_folder(&self.folder(name)).await?;
+        let unit = self.attach(name, parent).await?;
+        let device = device::appear(unit).await?;
+        if parent.is_none() {
+            device::format(&device).await?;
+        }
+        Ok(device::attach(device, name).await?)
+    }
+
+    async fn close_disk(&self, name: &str) -> Result<(), BackendError> {
+        self.let_go(name).await
+    }
+
+    async fn delete_disk(&self, name: &str) -> Result<(), BackendError> {
+        self.let_go(name).await?;
+        Ok(self.site.delete_files(&self.folder(name)).await?)
+    }
+
+    async fn disks(&self) -> Result<Vec<String>, BackendError> {
+        let names = self.site.list_files(&self.site.images).await?;
+        // Documents have a dot in their names.
+        Ok(names.into_iter().filter(|n| !n.contains('.')).collect())
+    }
+}
+
+/// Where a document is written before it takes its place.
+fn aside(file: &DatastorePath) -> DatastorePath {
+    DatastorePath::new(file.datastore.clone(), format!("{}.new", file.path))
+}

@@ -1,0 +1,97 @@
+//! Files and folders on the datastore.
+
+use vim25::datastore::DatastorePath;
+use vim25::property::{paths, these};
+use vim25::types::{HostDatastoreBrowserSearchResults, ManagedObjectReference, methods};
+use vim25::{Error, Result};
+
+use crate::Site;
+
+/// Bytes read at once.
+const PIECE: usize = 1 << 20;
+
+fn not_found<T>(outcome: Result<T>) -> Result<Option<T>> {
+    match outcome {
+        Err(e) if e.is_not_found() => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+impl Site {
+    fn file_manager(&self) -> Result<ManagedObjectReference> {
+        let manager = self.session.content().file_manager.clone();
+        manager.ok_or_else(|| Error::Invalid("vSphere has no file manager".into()))
+    }
+
+    /// A whole file; none when there is none.
+    pub(super) async fn read_file(&self, file: &DatastorePath) -> Result<Option<Vec<u8>>> {
+        let mut bytes = Vec::new();
+        loop {
+            let piece = self.session.read_piece(&self.datacenter_path, file, bytes.len() as u64, PIECE);
+            let Some(piece) = not_found(piece.await)? else { return Ok(None) };
+            if piece.bytes.is_empty() {
+                return Ok(Some(bytes));
+            }
+            bytes.extend(piece.bytes);
+        }
+    }
+
+    /// Writes a file aside and puts it into its place.
+    pub(super) async fn replace_file(&self, file: &DatastorePath, aside: &DatastorePath, bytes: Vec<u8>) -> Result<()> {
+        self.session.write_file(&self.datacenter_path, aside, bytes).await?;
+        let datacenter = Some(self.datacenter.clone());
+        let put = methods::MoveDatastoreFileTask {
+            this: self.file_manager()?,
+            source_name: aside.to_string(),
+            source_datacenter: datacenter.clone(),
+            destination_name: file.to_string(),
+            destination_datacenter: datacenter,
+            force: Some(true),
+        };
+        self.session.run(&put).await.map(drop)
+    }
+
+    /// Makes a folder with those above it; one that is there is as good.
+    pub(super) async fn make_folder(&self, folder: &DatastorePath) -> Result<()> {
+        let make = methods::MakeDirectory {
+            this: self.file_manager()?,
+            name: folder.to_string(),
+            datacenter: Some(self.datacenter.clone()),
+            create_parent_directories: Some(true),
+        };
+        match self.session.call(&make).await {
+            Err(e) if e.fault_name() == Some("FileAlreadyExists") => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Removes a file, or a folder with what is in it; what is not there is as good.
+    pub(crate) async fn delete_files(&self, path: &DatastorePath) -> Result<()> {
+        let delete = methods::DeleteDatastoreFileTask {
+            this: self.file_manager()?,
+            name: path.to_string(),
+            datacenter: Some(self.datacenter.clone()),
+        };
+        not_found(self.session.run(&delete).await).map(drop)
+    }
+
+    /// The names in a folder; none when there is no such folder.
+    pub(super) async fn list_files(&self, folder: &DatastorePath) -> Result<Vec<String>> {
+        let datastores: Vec<ManagedObjectReference> =
+            self.session.read(&self.datacenter, &["datastore"]).await?.all("datastore")?;
+        let wanted = paths("Datastore", &["name", "browser"]);
+        for datastore in self.session.retrieve(these(&datastores, vec![wanted])).await? {
+            if datastore.get::<String>("name")?.as_deref() != Some(folder.datastore.as_str()) {
+                continue;
+            }
+            let this = datastore.require("browser")?;
+            let search = methods::SearchDatastoreTask { this, datastore_path: folder.to_string(), search_spec: None };
+            let Some(Some(found)) = not_found(self.session.run(&search).await)? else { return Ok(Vec::new()) };
+            let protocol =
+                |e: &dyn std::fmt::Display| Error::Protocol { what: "listing a folder".into(), reason: e.to_string() };
+            let found: HostDatastoreBrowserSearchResults = found.get().map_err(|e| protocol(&e))?;
+            return Ok(found.file.iter().map(|f| f.path.clone()).collect());
+        }
+        Err(Error::Invalid(format!("the datacenter has no datastore {:?}", folder.datastore)))
+    }
+}

@@ -1,0 +1,46 @@
+//! Disks by their place on the VM's SCSI controller, which is all that vSphere and the guest both know of them.
+
+use std::path::{Path, PathBuf};
+
+/// The block device whose SCSI address (host:channel:target:lun) has `unit` as its target; `sys` and `dev` are where these
+/// file systems are mounted.
+pub fn disk(unit: u32, sys: &Path, dev: &Path) -> Option<PathBuf> {
+    let mut found: Vec<_> = std::fs::read_dir(sys.join("block"))
+        .ok()?
+        .flatten()
+        // Disks: a CD drive has a controller and an address too.
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("sd"))
+        .filter_map(|entry| {
+            let address = std::fs::read_link(entry.path().join("device")).ok()?;
+            let address: Vec<u32> =
+                address.file_name()?.to_str()?.split(':').map_while(|number| number.parse().ok()).collect();
+            let [host, 0, target, 0] = address.as_slice() else { return None };
+            (*target == unit).then(|| (*host, dev.join(entry.file_name())))
+        })
+        .collect();
+    // The first controller, where there are several.
+    found.sort_unstable();
+    Some(found.into_iter().next()?.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_disk_is_found_by_its_place_on_the_first_controller() {
+        let folder = tempfile::tempdir().unwrap();
+        let (sys, dev) = (folder.path().join("sys"), Path::new("/dev"));
+        for (name, address) in [("sda", "2:0:1:0"), ("sdb", "2:0:0:0"), ("sdc", "3:0:0:0"), ("sr0", "1:0:0:0")] {
+            let block = sys.join("block").join(name);
+            std::fs::create_dir_all(&block).unwrap();
+            symlink(format!("../../../{address}"), block.join("device")).unwrap();
+        }
+        std::fs::create_dir_all(sys.join("block/loop0")).unwrap();
+        assert_eq!(disk(1, &sys, dev), Some("/dev/sda".into()));
+        assert_eq!(disk(0, &sys, dev), Some("/dev/sdb".into()));
+        assert_eq!(disk(7, &sys, dev), None);
+    }
+}

@@ -1,0 +1,123 @@
+//! Images of a real registry on a VCH with real guests, driven by the docker client.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use registry_server::tarball::{Tarball, gzip, noise};
+use registry_server::{Served, installed};
+use vic_tests::block_on;
+use vic_tests::lab::{ADDRESS, Lab};
+use vic_tests::program;
+use vic_tests::suite::NAME;
+
+use crate::containers::{refused, said, static_program, streams};
+
+/// Where guests of the lab reach a registry that runs in the lab's namespace.
+const REGISTRY: &str = "192.168.120.1:5000";
+
+/// Runs a registry of the same images inside the lab's network.
+fn inside(lab: &Lab, served: &Served) -> registry_server::Serving {
+    let mut command = Command::new(program("vic-lab"));
+    command.env("VIC_LAB_DIR", lab.folder()).args(["exec", "--", "docker-registry"]);
+    served.also(REGISTRY, command)
+}
+
+#[test]
+fn docker_pulls_images_and_runs_them() {
+    if !installed() {
+        return;
+    }
+    let lab = Lab::up(&[]);
+    let stage = &lab.stage;
+    let served = Served::start();
+    let program = static_program(stage.folder.path());
+    let base = Tarball::new()
+        .folder("bin/")
+        .entry(tar::EntryType::Regular, "bin/program", "", &program, 0o755)
+        // As large as a base that is worth a disk of its own.
+        .file("noise", &noise(2 << 20))
+        .file("etc/passwd", b"root:x:0:0::/:\napp:x:77:77::/:\n")
+        .bytes();
+    let top = Tarball::new().file("etc/motd", b"hi").bytes();
+    let other = Tarball::new().file("etc/other", b"o").bytes();
+    block_on(async {
+        served.push("program:1", &[(gzip(&base), &base[..]), (gzip(&top), &top)]).await;
+        served.push("program:2", &[(gzip(&base), &base[..]), (gzip(&other), &other)]).await;
+    });
+    let ip = format!("{ADDRESS}/24");
+    let args =
+        ["--public-network-ip", &ip, "--public-network-gateway", "192.168.120.1", "--insecure-registry", REGISTRY];
+    let before = stage.inventory();
+    stage.vic("create", &stage.create_args(NAME, &args)).ended_with(0);
+    let _serving = inside(&lab, &served);
+
+    let one = format!("{REGISTRY}/program:1");
+    let two = format!("{REGISTRY}/program:2");
+    assert!(refused(&lab, &["pull", &format!("{REGISTRY}/nothing")]).contains("manifest unknown"));
+    let pulled = said(&lab, &["pull", &one]);
+    assert!(pulled.contains(&format!("Status: Downloaded newer image for {one}")), "{pulled}");
+    assert!(said(&lab, &["pull", &one]).contains("Image is up to date"));
+    assert!(said(&lab, &["pull", &two]).contains("Already exists"), "the base is shared");
+    let listed = said(&lab, &["images", "--format", "{{.Repository}}:{{.Tag}}"]);
+    let mut listed: Vec<_> = listed.lines().collect();
+    listed.sort_unstable();
+    assert_eq!(listed, [one.as_str(), two.as_str()]);
+    assert_eq!(said(&lab, &["image", "inspect", "--format", "{{index .Config.Labels \"for\"}}", &one]), "program:1");
+    said(&lab, &["tag", &one, "mine"]);
+
+    // A container of it, and its output.
+    let run =
+        ["run", "-d", "--name", "talker", "-m", "256m", "--label", "a=b", "mine", "/bin/program", "hello", "world"];
+    let id = said(&lab, &run);
+    assert_eq!(said(&lab, &["wait", "talker"]), "3");
+    assert_eq!(streams(&lab, &["logs", "talker"])[0], "hello world\n");
+    assert_eq!(said(&lab, &["ps", "-aq", "--no-trunc", "--filter", "label=a=b", "--filter", "ancestor=mine"]), id);
+    let taken = refused(&lab, &["create", "--name", "talker", "mine", "/bin/program"]);
+    assert!(taken.contains("The container name \"/talker\" is already in use by container"), "{taken}");
+    let second = ["run", "-d", "--name", "waiter", "-m", "256m", "--entrypoint", "/bin/program", &two, "wait"];
+    said(&lab, &second);
+    assert_eq!(said(&lab, &["ps", "--format", "{{.Names}} {{.Image}}"]), format!("waiter {two}"));
+    let missing = refused(&lab, &["run", "-d", "-m", "256m", "mine", "/bin/nothing"]);
+    assert!(missing.contains("/bin/nothing"), "{missing}");
+
+    said(&lab, &["rename", "talker", "speaker"]);
+    assert!(refused(&lab, &["rename", "speaker", "waiter"]).contains("is already in use by container"));
+    assert_eq!(said(&lab, &["inspect", "--format", "{{.Name}} {{.State.ExitCode}}", &id]), "/speaker 3");
+    let gone = said(&lab, &["run", "-d", "--rm", "--name", "brief", "-m", "256m", &one, "/bin/program", "x"]);
+    let _ = lab.docker(&stage.folder.path().join(NAME), &["wait", &gone]);
+    let end = Instant::now() + Duration::from_secs(60);
+    while !said(&lab, &["ps", "-aq", "--filter", "name=brief"]).is_empty() {
+        assert!(Instant::now() < end, "{}", said(&lab, &["ps", "-a"]));
+    }
+    let counts = ["info", "--format", "{{.Containers}} {{.ContainersRunning}} {{.Images}}"];
+    assert_eq!(said(&lab, &counts), "3 1 2");
+    let usage = said(&lab, &["system", "df", "--format", "{{.Type}} {{.TotalCount}} {{.Active}}"]);
+    assert!(usage.starts_with("Images 2 2\nContainers 3 1\n"), "{usage}");
+
+    // What is used stays, what is not goes.
+    let used = refused(&lab, &["rmi", "-f", &two]);
+    assert!(used.contains("conflict: unable to remove repository reference"), "{used}");
+    assert_eq!(said(&lab, &["rmi", "mine"]), "Untagged: mine:latest");
+    let all = said(&lab, &["ps", "-aq"]);
+    said(&lab, &[&["rm", "-f"][..], &all.lines().collect::<Vec<_>>()].concat());
+    assert!(said(&lab, &["rmi", &one]).contains("Deleted: sha256:"));
+    assert!(said(&lab, &["rmi", &two]).contains("Deleted: sha256:"));
+    assert_eq!(said(&lab, &["images", "-q"]), "");
+    // And comes again.
+    said(&lab, &["pull", &one]);
+    let out = said(&lab, &["create", "-m", "256m", &one, "/bin/program", "x"]);
+    assert_eq!(out.len(), 64, "{out}");
+    said(&lab, &["start", &out]);
+    said(&lab, &["wait", &out]);
+    said(&lab, &["run", "-d", "--name", "stays", "-m", "256m", &one, "/bin/program", "wait"]);
+    // Containers go with the VCH: those that run, by force alone.
+    let refused = stage.vic("delete", &["--name", NAME]);
+    let said = &refused.ended_with(7).stderr;
+    assert!(said.contains("running containers"), "{said}");
+    stage.vic("delete", &["--name", NAME, "--force"]).ended_with(0);
+    assert_eq!(stage.inventory(), before);
+    let files = lab.folder().join("datastores/datastore1");
+    let left: Vec<_> = files.read_dir().unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(left.is_empty(), "{left:?}");
+    stage.vic("delete", &["--name", NAME]).ended_with(6);
+}
