@@ -64,8 +64,10 @@ fn the_appliance_boots_serves_docker_over_mutual_tls_and_powers_off() {
         "{}",
         text(&ps)
     );
-    let run = docker(&["create", "busybox"]);
-    assert!(!run.status.success() && text(&run).contains("does not yet implement POST"), "{}", text(&run));
+    let create = docker(&["create", "--pull", "never", "busybox"]);
+    assert!(!create.status.success() && text(&create).contains("vSphere is not reached"), "{}", text(&create));
+    let volume = docker(&["volume", "create", "v"]);
+    assert!(!volume.status.success() && text(&volume).contains("does not yet implement POST"), "{}", text(&volume));
 
     // Without a certificate, and with one of a foreign CA.
     let ca = folder.path().join("ca.pem").display().to_string();
