@@ -3,11 +3,16 @@
 //! * `cargo xtask check`: what CI holds every change against before it runs a test: formatting, lints, generated files.
 //! * `cargo xtask vim25 [--check]`: generate `libs/vim25-types/src/generated/` from pyvmomi's metadata; `--check` only
 //!   compares.  Needs `pip install pyvmomi`.
+//! * `cargo xtask proto [--check]`: generate the Rust of the control channel from `libs/tether-proto/proto/`.
 #![allow(clippy::print_stderr, clippy::exit, reason = "a developer's tool: its main owns the terminal")]
 
+mod generated;
+mod proto;
 mod vim25;
 
 use std::process::Command;
+
+use generated::Mode;
 
 type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 
@@ -16,10 +21,12 @@ fn main() {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let outcome = match words.as_slice() {
         ["check"] => check(),
-        ["vim25"] => vim25::run(vim25::Mode::Write),
-        ["vim25", "--check"] => vim25::run(vim25::Mode::Check),
+        ["vim25"] => vim25::run(Mode::Write),
+        ["vim25", "--check"] => vim25::run(Mode::Check),
+        ["proto"] => proto::run(Mode::Write),
+        ["proto", "--check"] => proto::run(Mode::Check),
         _ => {
-            eprintln!("usage: cargo xtask check | vim25 [--check]");
+            eprintln!("usage: cargo xtask check | vim25 [--check] | proto [--check]");
             std::process::exit(2);
         }
     };
@@ -33,7 +40,8 @@ fn main() {
 fn check() -> Result<()> {
     cargo(&["fmt", "--all", "--check"])?;
     cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])?;
-    vim25::run(vim25::Mode::Check)
+    proto::run(Mode::Check)?;
+    vim25::run(Mode::Check)
 }
 
 fn cargo(args: &[&str]) -> Result<()> {

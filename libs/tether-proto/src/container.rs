@@ -1,7 +1,8 @@
 //! [`Container`]: what a containerVM is to be.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use secret::Secret;
 use serde::{Deserialize, Serialize};
 use vch_config::Document;
 
@@ -44,6 +45,25 @@ pub struct Container {
     /// Network interfaces.
     #[serde(default)]
     pub interfaces: Vec<Interface>,
+    /// The control channel; none for a container that is not to have one.
+    #[serde(default)]
+    pub control: Option<Control>,
+}
+
+/// The way to the endpoint VM, and who this container is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Control {
+    /// The endpoint's address; a link-local one is on the link of the first of the container's interfaces.
+    pub address: Ipv6Addr,
+    /// TCP port.
+    pub port: u16,
+    /// The CA that the endpoint's certificate must chain to, PEM.
+    pub ca_pem: String,
+    /// The container's certificate, PEM.
+    pub cert_pem: String,
+    /// The certificate's private key, PEM.
+    #[serde(serialize_with = "secret::expose")]
+    pub key_pem: Secret,
 }
 
 /// A process, in Docker's terms.
@@ -66,6 +86,12 @@ pub struct Process {
     /// Whether it has a terminal instead of pipes.
     #[serde(default)]
     pub tty: bool,
+    /// Whether it has standard input.
+    #[serde(default)]
+    pub stdin: bool,
+    /// Whether its standard input ends when the first client that is attached to it has no more.
+    #[serde(default)]
+    pub stdin_once: bool,
     /// Limits that differ from the guest's own.
     #[serde(default)]
     pub rlimits: Vec<Rlimit>,

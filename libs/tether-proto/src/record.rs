@@ -56,19 +56,26 @@ fn crc(header: &[u8], bytes: &[u8]) -> [u8; 4] {
 
 /// The records of `bytes`, as they go onto the port.
 pub fn encode(stream: Stream, time_ns: u64, bytes: &[u8]) -> Vec<u8> {
+    bytes.chunks(MAX_BYTES).flat_map(|bytes| piece(stream, time_ns, bytes)).collect()
+}
+
+fn piece(stream: Stream, time_ns: u64, bytes: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes.len() + HEADER);
-    for bytes in bytes.chunks(MAX_BYTES) {
-        let start = out.len();
-        out.extend(MAGIC);
-        out.push(stream.number());
-        out.extend(time_ns.to_be_bytes());
-        // A chunk is never longer than MAX_BYTES.
-        out.extend(u32::try_from(bytes.len()).unwrap_or_default().to_be_bytes());
-        let crc = crc(&out[start + MAGIC.len()..], bytes);
-        out.extend(crc);
-        out.extend(bytes);
-    }
+    out.extend(MAGIC);
+    out.push(stream.number());
+    out.extend(time_ns.to_be_bytes());
+    // It is never longer than MAX_BYTES.
+    out.extend(u32::try_from(bytes.len()).unwrap_or_default().to_be_bytes());
+    let crc = crc(&out[MAGIC.len()..], bytes);
+    out.extend(crc);
+    out.extend(bytes);
     out
+}
+
+/// The end of a run, as it goes onto the port: a record without bytes for each stream, so that what follows in the file is no
+/// part of a line that the process has left open.
+pub fn end(time_ns: u64) -> Vec<u8> {
+    [Stream::Stdout, Stream::Stderr].iter().flat_map(|stream| piece(*stream, time_ns, &[])).collect()
 }
 
 /// What stands at the beginning of some bytes.
