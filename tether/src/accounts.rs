@@ -1,5 +1,7 @@
 //! Who the process runs as: the users and groups of the image, by Docker's rules.
 
+use std::collections::HashMap;
+
 /// A user and its groups, resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Identity {
@@ -9,6 +11,15 @@ pub(crate) struct Identity {
     pub(crate) groups: Vec<u32>,
     /// Home folder; `/` for a user that the image does not know.
     pub(crate) home: String,
+}
+
+/// The names of users by their numbers, as an /etc/passwd has them; the first of several counts.
+pub(crate) fn names(passwd: &str) -> HashMap<u32, String> {
+    let mut names = HashMap::new();
+    for user in users(passwd) {
+        names.entry(user.uid).or_insert_with(|| user.name.to_owned());
+    }
+    names
 }
 
 /// One line of /etc/passwd.

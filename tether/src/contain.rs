@@ -6,24 +6,25 @@
 //! ```
 //! The run's document is written at each arrow; the last one is written before the machine ends, or not at all.
 
-use std::{fs::File, path::Path, time::Duration};
+use std::{fs::File, path::Path, sync::Arc, time::Duration};
 
 use guestinfo::{HostRequest, Keys};
 use nix::unistd::Pid;
 use pid1::{End, Ending, Reaper, System};
-use tether_proto::{Container, Document, KEY_EXIT, Run, State};
+use tether_proto::{Container, Document, KEY_EXIT, Run, State, signal};
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::spawn_blocking,
     time::{Instant, sleep, timeout},
 };
 
 use crate::{
+    control::{self, MainProcess, Service, StopRequest},
+    feed::Feed,
     files,
     network::Links,
     output::{Output, now_ns},
-    process::{self, Confinement, NoProcess, Started},
-    signals,
+    process::{self, Confinement, NoProcess, Place, Started},
     storage::{self, Places},
 };
 
@@ -62,7 +63,18 @@ impl<S: System, K: Keys, L: Links> Guest<S, K, L> {
         let mut run = Run::new(&container.id);
         self.tell(&run).await;
         let mut end = End::PowerOff;
-        match self.prepare(container).await.and_then(|()| self.start(container)) {
+        let place = self.place(container);
+        let (main, mains) = watch::channel(None);
+        let (over, is_over) = watch::channel(false);
+        let (stops, mut asked) = mpsc::unbounded_channel();
+        let mut channel = None;
+        let prepared = self.prepare(container).await;
+        if prepared.is_ok() {
+            let container = Arc::new(container.clone());
+            let service = Service::new(Arc::clone(&container), place.clone(), mains, stops.clone());
+            channel = Some(tokio::spawn(control::keep(container, service, is_over)));
+        }
+        match prepared.and_then(|()| process::start(&container.process, &place)) {
             Err(NoProcess { code, error }) => {
                 log::error!("{error}");
                 run.state = State::Failed { code, error };
@@ -70,12 +82,17 @@ impl<S: System, K: Keys, L: Links> Guest<S, K, L> {
             Ok(started) => {
                 run.started_ns = Some(now_ns());
                 run.state = State::Running;
-                let output = Output::to(port);
+                let feed = Feed::default();
+                let output = Output::to(port, feed.clone());
                 let killed_before = self.killed_for_memory();
-                let Started { pid, mut ended, outputs } = started;
-                for (stream, source) in outputs {
+                let Started { pid, mut ended, mut streams } = started;
+                for (stream, source) in streams.outputs.drain(..) {
                     output.carry(stream, source);
                 }
+                let started_ns = run.started_ns.unwrap_or_default();
+                let process = MainProcess::new(pid, started_ns, feed, &mut streams, container.process.stdin_once);
+                let process = Arc::new(process);
+                main.send_replace(Some(Arc::clone(&process)));
                 self.tell(&run).await;
                 let ending = tokio::select! {
                     ending = &mut ended => ending.ok(),
@@ -84,9 +101,11 @@ impl<S: System, K: Keys, L: Links> Guest<S, K, L> {
                         if request == HostRequest::Reboot {
                             end = End::Reboot;
                         }
-                        stop(container, pid, &mut ended).await
+                        stop(container, pid, &mut ended, &StopRequest::default()).await
                     }
+                    Some(request) = asked.recv() => stop(container, pid, &mut ended, &request).await,
                 };
+                process.has_ended();
                 run.finished_ns = Some(now_ns());
                 // What the process has left behind ends with it, and with that the streams.
                 self.system.kill_others();
@@ -101,6 +120,10 @@ impl<S: System, K: Keys, L: Links> Guest<S, K, L> {
         }
         storage::unmount_disks(&self.system, container, &self.places);
         self.tell_last(&run).await;
+        over.send_replace(true);
+        if let Some(channel) = channel {
+            let _ = channel.await;
+        }
         end
     }
 
@@ -124,8 +147,13 @@ impl<S: System, K: Keys, L: Links> Guest<S, K, L> {
         prepare.await.map_err(|error: String| NoProcess { code: 128, error })
     }
 
-    fn start(&self, container: &Container) -> Result<Started, NoProcess> {
-        process::start(container, &self.places.root, self.confinement, &self.reaper)
+    fn place(&self, container: &Container) -> Place {
+        Place {
+            root: self.places.root.clone(),
+            host_name: container.host_name.clone(),
+            confinement: self.confinement,
+            reaper: self.reaper.clone(),
+        }
     }
 
     /// Says how the run stands; when that does not work, a later word has it too.
@@ -160,7 +188,7 @@ fn killed_for_memory(vmstat: &str) -> u64 {
 }
 
 /// Docker's exit code; a process whose ending is not known counts as killed.
-fn exit_code(ending: Option<Ending>) -> i32 {
+pub(crate) fn exit_code(ending: Option<Ending>) -> i32 {
     match ending {
         Some(Ending::Exited(code)) => code,
         Some(Ending::Killed(signal)) => 128 + signal as i32,
@@ -169,11 +197,16 @@ fn exit_code(ending: Option<Ending>) -> i32 {
 }
 
 /// Asks the process to end, and kills it when it does not.
-async fn stop(container: &Container, pid: Pid, ended: &mut tokio::sync::oneshot::Receiver<Ending>) -> Option<Ending> {
+async fn stop(
+    container: &Container,
+    pid: Pid,
+    ended: &mut tokio::sync::oneshot::Receiver<Ending>,
+    request: &StopRequest,
+) -> Option<Ending> {
     let process = &container.process;
-    let signal = signals::number(&process.stop_signal).unwrap_or(libc::SIGTERM);
+    let signal = request.signal.or_else(|| signal::number(&process.stop_signal)).unwrap_or(libc::SIGTERM);
     send(pid, signal);
-    let limit = Duration::from_secs(process.stop_seconds.unwrap_or(STOP_SECONDS));
+    let limit = Duration::from_secs(request.seconds.or(process.stop_seconds).unwrap_or(STOP_SECONDS));
     if let Ok(ending) = timeout(limit, &mut *ended).await {
         return ending.ok();
     }
@@ -183,7 +216,7 @@ async fn stop(container: &Container, pid: Pid, ended: &mut tokio::sync::oneshot:
 }
 
 /// Sends a signal by its number: real-time signals have no names in the libraries.
-fn send(pid: Pid, signal: i32) {
+pub(crate) fn send(pid: Pid, signal: i32) {
     // SAFETY: it takes two numbers and touches no memory of ours.
     let _ = unsafe { libc::kill(pid.as_raw(), signal) };
 }

@@ -10,13 +10,16 @@
 
 mod accounts;
 mod contain;
+mod control;
 mod environment;
+mod feed;
 mod files;
+mod input;
+mod limits;
 mod network;
 mod output;
 mod process;
 mod scoped;
-mod signals;
 mod storage;
 
 use std::{path::Path, thread, time::Duration};

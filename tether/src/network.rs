@@ -34,7 +34,11 @@ impl Links for KernelLinks {
             let failed = |e: &dyn std::fmt::Display| format!("cannot bring up {}: {e}", interface.name);
             let start = Instant::now();
             let link = loop {
-                if let Some(link) = kernel.find(&interface.mac.to_ascii_lowercase()).await.map_err(|e| failed(&e))? {
+                let found = match interface.mac.as_str() {
+                    "" => kernel.first().await,
+                    mac => kernel.find(&mac.to_ascii_lowercase()).await,
+                };
+                if let Some(link) = found.map_err(|e| failed(&e))? {
                     break link;
                 }
                 if start.elapsed() > LIMIT {
@@ -43,12 +47,22 @@ impl Links for KernelLinks {
                 sleep(LOOK).await;
             };
             let settings = settings(interface)?;
+            use_own_address(&link.name);
             kernel.rename_and_raise(&link, &interface.name).await.map_err(|e| failed(&e))?;
             if let Some(settings) = settings {
                 kernel.apply(link.index, &settings).await.map_err(|e| failed(&e))?;
             }
         }
         Ok(())
+    }
+}
+
+/// Has the link-local address used at once.  It is made of the card's address, which is nobody else's: asking around for a
+/// second whether it is would only keep the control channel waiting.
+fn use_own_address(link: &str) {
+    let path = format!("/proc/sys/net/ipv6/conf/{link}/accept_dad");
+    if let Err(error) = std::fs::write(&path, "0") {
+        log::warn!("{path}: {error}");
     }
 }
 

@@ -11,6 +11,8 @@ use std::{
 use tether_proto::record::{self, MAX_BYTES, Stream};
 use tokio::{sync::oneshot, time::timeout};
 
+use crate::feed::Feed;
+
 /// So many records wait for the port; then the process waits, as it does with Docker.
 const WAITING: usize = 64;
 /// How long output may take to arrive once every process is gone: the port may be slow.
@@ -20,6 +22,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Output {
     sender: SyncSender<Vec<u8>>,
+    feed: Feed,
     written: oneshot::Receiver<()>,
 }
 
@@ -29,26 +32,32 @@ pub(crate) fn now_ns() -> u64 {
 }
 
 impl Output {
-    /// Output that goes to `port`.
-    pub(crate) fn to(mut port: File) -> Self {
+    /// Output that goes to `port`, and to whoever listens to `feed`.
+    pub(crate) fn to(mut port: File, feed: Feed) -> Self {
         let (sender, records) = sync_channel::<Vec<u8>>(WAITING);
         let (done, written) = oneshot::channel();
+        let ours = feed.clone();
         thread::spawn(move || {
             for record in records {
                 if let Err(error) = port.write_all(&record) {
                     log::error!("cannot write the container's output: {error}");
                 }
             }
+            // Every stream has ended.
+            feed.end();
+            if let Err(error) = port.write_all(&record::end(now_ns().max(feed.last_ns()))) {
+                log::error!("cannot write the end of the container's output: {error}");
+            }
             // A port of a real machine has bytes under way; ENOTTY where it is a file.
             let _ = nix::sys::termios::tcdrain(&port);
             let _ = done.send(());
         });
-        Self { sender, written }
+        Self { sender, feed: ours, written }
     }
 
     /// Reads `source` until its end.
     pub(crate) fn carry(&self, stream: Stream, mut source: File) {
-        let sender = self.sender.clone();
+        let (sender, feed) = (self.sender.clone(), self.feed.clone());
         thread::spawn(move || {
             let mut bytes = vec![0; MAX_BYTES];
             loop {
@@ -57,7 +66,8 @@ impl Output {
                     // A terminal ends with EIO.
                     Ok(0) | Err(_) => return,
                     Ok(count) => {
-                        if sender.send(record::encode(stream, now_ns(), &bytes[..count])).is_err() {
+                        let time_ns = feed.push(stream, now_ns(), &bytes[..count]);
+                        if sender.send(record::encode(stream, time_ns, &bytes[..count])).is_err() {
                             return;
                         }
                     }

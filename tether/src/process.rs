@@ -5,19 +5,20 @@ use std::{
     fs::File,
     io,
     os::{
-        fd::{AsRawFd, OwnedFd},
+        fd::{AsRawFd, FromRawFd, OwnedFd},
+        unix::fs::OpenOptionsExt,
         unix::process::CommandExt,
     },
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
-use nix::{fcntl::OFlag, pty::openpty, unistd::pipe2};
+use nix::{fcntl::OFlag, unistd::pipe2};
 use pid1::{Ending, Reaper};
-use tether_proto::{Container, record::Stream};
+use tether_proto::{Process, record::Stream};
 use tokio::sync::oneshot;
 
-use crate::{accounts, accounts::Identity, environment, scoped, signals};
+use crate::{accounts, accounts::Identity, environment, limits, scoped};
 
 /// Whether the process gets the container's root and user, or stays where it is: a test that is not root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,19 +41,35 @@ pub(crate) struct NoProcess {
 pub(crate) struct Started {
     pub(crate) pid: nix::unistd::Pid,
     pub(crate) ended: oneshot::Receiver<Ending>,
-    /// Where its output comes from.
-    pub(crate) outputs: Vec<(Stream, File)>,
+    pub(crate) streams: Streams,
 }
 
-/// Starts the process of `container` in `root`.
-pub(crate) fn start(
-    container: &Container,
-    root: &Path,
-    confinement: Confinement,
-    reaper: &Reaper,
-) -> Result<Started, NoProcess> {
+/// Our ends of a process's streams.
+#[derive(Debug)]
+pub(crate) struct Streams {
+    /// Where its output comes from.
+    pub(crate) outputs: Vec<(Stream, File)>,
+    /// Where its input goes, when it has any.
+    pub(crate) input: Option<File>,
+    /// Its terminal, when it has one.
+    pub(crate) terminal: Option<File>,
+}
+
+/// What processes are started in.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    /// The container's root file system.
+    pub(crate) root: PathBuf,
+    /// The container's host name.
+    pub(crate) host_name: String,
+    pub(crate) confinement: Confinement,
+    pub(crate) reaper: Reaper,
+}
+
+/// Starts `process` in `place`.
+pub(crate) fn start(process: &Process, place: &Place) -> Result<Started, NoProcess> {
     let other = |error: String| NoProcess { code: 128, error };
-    let process = &container.process;
+    let Place { root, confinement, .. } = place;
     let text = |path: &str| {
         scoped::resolve(root, path).and_then(std::fs::read).map_or_else(
             // An image without the file knows no names; numbers work.
@@ -66,40 +83,42 @@ pub(crate) fn start(
     let mut command = Command::new(program);
     command.args(arguments).env_clear().envs(environment::variables(
         &process.env,
-        &container.host_name,
+        &place.host_name,
         &identity.home,
         process.tty,
     ));
-    let owner = (confinement == Confinement::Full).then_some(identity.uid);
-    let outputs =
-        connect(&mut command, process.tty, owner).map_err(|e| other(format!("cannot make its streams: {e}")))?;
-    let enter = Enter::prepare(container, root, confinement, identity).map_err(other)?;
+    let owner = (*confinement == Confinement::Full).then_some(identity.uid);
+    let streams =
+        connect(&mut command, process, place, owner).map_err(|e| other(format!("cannot make its streams: {e}")))?;
+    let enter = Enter::prepare(process, root, *confinement, identity).map_err(other)?;
     // SAFETY: between fork and exec it makes system calls only, on memory that was prepared before: no allocation, no lock.
     unsafe { command.pre_exec(move || enter.enter()) };
-    let (pid, ended) = reaper.spawn(&mut command).map_err(|error| refused(program, &error))?;
-    Ok(Started { pid, ended, outputs })
+    let (pid, ended) = place.reaper.spawn(&mut command).map_err(|error| refused(program, &error))?;
+    Ok(Started { pid, ended, streams })
 }
 
-/// Docker's exit codes for a program that cannot be run.
+/// Docker's exit codes for a program that cannot be run, and its words: clients look for them.
 fn refused(program: &str, error: &io::Error) -> NoProcess {
-    let code = match error.raw_os_error() {
-        Some(libc::ENOENT) => 127,
-        Some(libc::EACCES | libc::ENOEXEC | libc::EISDIR) => 126,
-        _ => 128,
+    let (code, words) = match error.raw_os_error() {
+        Some(libc::ENOENT) if program.contains('/') => (127, format!("stat {program}: no such file or directory")),
+        Some(libc::ENOENT) => (127, "executable file not found in $PATH".to_owned()),
+        Some(libc::EACCES) => (126, "permission denied".to_owned()),
+        Some(libc::ENOEXEC) => (126, "exec format error".to_owned()),
+        Some(libc::EISDIR) => (126, "is a directory".to_owned()),
+        _ => (128, error.to_string()),
     };
-    NoProcess { code, error: format!("exec: {program:?}: {error}") }
+    NoProcess { code, error: format!("exec: {program:?}: {words}") }
 }
 
-/// Gives the command its standard streams; returns where its output is read.
-fn connect(command: &mut Command, tty: bool, owner: Option<u32>) -> io::Result<Vec<(Stream, File)>> {
-    if tty {
-        let pty = openpty(None, None)?;
-        give(&pty.slave, owner)?;
-        command
-            .stdin(Stdio::from(pty.slave.try_clone()?))
-            .stdout(Stdio::from(pty.slave.try_clone()?))
-            .stderr(pty.slave);
-        return Ok(vec![(Stream::Stdout, File::from(pty.master))]);
+/// Gives the command its standard streams; returns our ends of them.
+fn connect(command: &mut Command, process: &Process, place: &Place, owner: Option<u32>) -> io::Result<Streams> {
+    if process.tty {
+        let (master, slave) = terminal(place)?;
+        give(&slave, owner)?;
+        command.stdin(Stdio::from(slave.try_clone()?)).stdout(Stdio::from(slave.try_clone()?)).stderr(slave);
+        let input = process.stdin.then(|| master.try_clone()).transpose()?;
+        let terminal = Some(master.try_clone()?);
+        return Ok(Streams { outputs: vec![(Stream::Stdout, master)], input, terminal });
     }
     // Pipes and not sockets: programs open /dev/stdout, which a socket does not allow.
     let pipe = || -> io::Result<(OwnedFd, OwnedFd)> {
@@ -108,8 +127,50 @@ fn connect(command: &mut Command, tty: bool, owner: Option<u32>) -> io::Result<V
         Ok((ours, theirs))
     };
     let (out, err) = (pipe()?, pipe()?);
-    command.stdin(Stdio::null()).stdout(out.1).stderr(err.1);
-    Ok(vec![(Stream::Stdout, File::from(out.0)), (Stream::Stderr, File::from(err.0))])
+    let mut input = None;
+    if process.stdin {
+        let (theirs, ours) = pipe2(OFlag::O_CLOEXEC)?;
+        give(&theirs, owner)?;
+        command.stdin(theirs);
+        input = Some(File::from(ours));
+    } else {
+        command.stdin(Stdio::null());
+    }
+    command.stdout(out.1).stderr(err.1);
+    let outputs = vec![(Stream::Stdout, File::from(out.0)), (Stream::Stderr, File::from(err.0))];
+    Ok(Streams { outputs, input, terminal: None })
+}
+
+/// A terminal, and its other end for the process.  It is one of the container's own /dev/pts: a program that asks for its
+/// terminal's name looks there.
+fn terminal(place: &Place) -> io::Result<(File, OwnedFd)> {
+    let ptmx = match place.confinement {
+        Confinement::Full => scoped::resolve(&place.root, "/dev/ptmx")?,
+        Confinement::None => PathBuf::from("/dev/ptmx"),
+    };
+    let master = File::options().read(true).write(true).custom_flags(libc::O_NOCTTY).open(ptmx)?;
+    let (unlock, flags) = (0, libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC);
+    // SAFETY: the descriptor is open; the kernel reads one int, and returns a new descriptor that is nobody else's.
+    let slave = unsafe {
+        if libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlock) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        match libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) {
+            slave @ 0.. => OwnedFd::from_raw_fd(slave),
+            _ => return Err(io::Error::last_os_error()),
+        }
+    };
+    Ok((master, slave))
+}
+
+/// Tells a terminal its size in characters.
+pub(crate) fn resize(terminal: &File, width: u16, height: u16) -> io::Result<()> {
+    let size = libc::winsize { ws_row: height, ws_col: width, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the descriptor is open, and the kernel reads one winsize.
+    match unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Makes the user the stream's owner: who is not root may open it again by /dev/stdout.
@@ -131,17 +192,12 @@ struct Enter {
 }
 
 impl Enter {
-    fn prepare(
-        container: &Container,
-        root: &Path,
-        confinement: Confinement,
-        identity: Identity,
-    ) -> Result<Self, String> {
+    fn prepare(process: &Process, root: &Path, confinement: Confinement, identity: Identity) -> Result<Self, String> {
         let full = confinement == Confinement::Full;
         let text = |path: &Path| {
             CString::new(path.as_os_str().as_encoded_bytes()).map_err(|_| format!("{path:?} contains a NUL character"))
         };
-        let cwd = Path::new("/").join(&container.process.cwd);
+        let cwd = Path::new("/").join(&process.cwd);
         let mut folders = Vec::new();
         let mut ancestors: Vec<&Path> = cwd.ancestors().collect();
         ancestors.reverse();
@@ -153,13 +209,13 @@ impl Enter {
             });
         }
         let mut limits = Vec::new();
-        for limit in &container.process.rlimits {
-            let resource = signals::limit(&limit.name).ok_or_else(|| format!("there is no limit {:?}", limit.name))?;
+        for limit in &process.rlimits {
+            let resource = limits::number(&limit.name).ok_or_else(|| format!("there is no limit {:?}", limit.name))?;
             let value = |value: Option<u64>| value.unwrap_or(libc::RLIM_INFINITY);
             limits.push((resource, libc::rlimit { rlim_cur: value(limit.soft), rlim_max: value(limit.hard) }));
         }
         Ok(Self {
-            terminal: container.process.tty,
+            terminal: process.tty,
             limits,
             root: full.then(|| text(root)).transpose()?,
             folders,

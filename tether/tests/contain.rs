@@ -229,8 +229,8 @@ async fn what_cannot_be_run_has_dockers_exit_codes() {
     std::fs::set_permissions(scratch.at("plain"), PermissionsExt::from_mode(0o644)).unwrap();
     let plain = scratch.at("plain").display().to_string();
     for (args, user, code, words) in [
-        (vec!["no-such-program"], "", 127, "no-such-program"),
-        (vec![plain.as_str()], "", 126, "Permission denied"),
+        (vec!["no-such-program"], "", 127, "exec: \"no-such-program\": executable file not found in $PATH"),
+        (vec![plain.as_str()], "", 126, "permission denied"),
         (vec!["/bin/true"], "nobody-here", 128, "unable to find user nobody-here"),
         (vec![], "", 128, "no command"),
     ] {

@@ -7,7 +7,7 @@ use rtnetlink::{
     Handle, LinkUnspec, RouteMessageBuilder,
     packet_route::{
         address::AddressAttribute,
-        link::{LinkAttribute, LinkFlags},
+        link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage},
         route::RouteProtocol,
     },
 };
@@ -47,20 +47,29 @@ impl Kernel {
     pub async fn find(&self, mac: &str) -> Result<Option<KernelLink>, rtnetlink::Error> {
         let mut links = self.0.link().get().execute();
         while let Some(link) = links.try_next().await? {
-            let (mut found, mut name) = (false, String::new());
-            for attribute in &link.attributes {
-                match attribute {
-                    LinkAttribute::Address(bytes) => {
-                        let text: Vec<_> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-                        found = text.join(":") == mac;
-                    }
-                    LinkAttribute::IfName(text) => name.clone_from(text),
-                    _ => {}
+            let found = link.attributes.iter().any(|attribute| match attribute {
+                LinkAttribute::Address(bytes) => {
+                    let text: Vec<_> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+                    text.join(":") == mac
                 }
-            }
+                _ => false,
+            });
             if found {
-                let carrier = link.header.flags.contains(LinkFlags::LowerUp);
-                return Ok(Some(KernelLink { index: link.header.index, name, carrier }));
+                return Ok(Some(kernel_link(&link)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first link that is a network card.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub async fn first(&self) -> Result<Option<KernelLink>, rtnetlink::Error> {
+        let mut links = self.0.link().get().execute();
+        while let Some(link) = links.try_next().await? {
+            if link.header.link_layer_type == LinkLayerType::Ether {
+                return Ok(Some(kernel_link(&link)));
             }
         }
         Ok(None)
@@ -125,4 +134,13 @@ impl Kernel {
         }
         Ok(())
     }
+}
+
+fn kernel_link(link: &LinkMessage) -> KernelLink {
+    let name = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.clone()),
+        _ => None,
+    });
+    let carrier = link.header.flags.contains(LinkFlags::LowerUp);
+    KernelLink { index: link.header.index, name: name.unwrap_or_default(), carrier }
 }
