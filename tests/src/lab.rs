@@ -70,23 +70,29 @@ impl Lab {
 
     /// Runs `vic-lab`.
     pub fn run(&self, args: &[&str]) -> Output {
-        Command::new(program("vic-lab"))
-            .args(args)
-            .env("VIC_LAB_DIR", &self.folder)
-            .env("VIC_LAB_PASSWORD", &self.stage.password)
-            .output()
-            .unwrap()
+        self.command(args).output().unwrap()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(program("vic-lab"));
+        command.args(args).env("VIC_LAB_DIR", &self.folder).env("VIC_LAB_PASSWORD", &self.stage.password);
+        command
     }
 
     /// Runs the docker client inside the lab's network with the certificates in `folder`.
     pub fn docker(&self, folder: &Path, args: &[&str]) -> Output {
+        self.docker_command(folder, args).output().unwrap()
+    }
+
+    /// The docker client inside the lab's network with the certificates in `folder`.
+    pub fn docker_command(&self, folder: &Path, args: &[&str]) -> Command {
         let file = |name: &str| folder.join(name).display().to_string();
         let (ca, cert, key) = (file("ca.pem"), file("cert.pem"), file("key.pem"));
         let host = format!("{ADDRESS}:2376");
         let mut all = vec!["exec", "--", "docker", "-H", &host, "--tlsverify"];
         all.extend(["--tlscacert", &ca, "--tlscert", &cert, "--tlskey", &key]);
         all.extend(args);
-        self.run(&all)
+        self.command(&all)
     }
 
     /// The lab's own folder.

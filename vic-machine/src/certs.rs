@@ -311,6 +311,11 @@ impl Certificates {
     }
 }
 
+/// A key for the VCH's own CA, which the endpoint VM signs its containers' certificates with.
+pub(crate) fn control_key() -> Result<Secret, Problem> {
+    KeyPair::generate().map(|key| Secret::new(key.serialize_pem())).map_err(|e| failed(&e))
+}
+
 fn cannot_write(path: &Path, error: &std::io::Error) -> Problem {
     Problem::new(Exit::Failed, format!("{} cannot be written", path.display()))
         .why(error)

@@ -30,7 +30,7 @@ fn iso(variable: &str) -> PathBuf {
 fn ours(iso: &std::path::Path) -> Duration {
     let certificates = Certificates::make();
     let tls = ApiTls::Mutual { server_cert_pem: certificates.server.clone(), client_ca_pem: certificates.ca.clone() };
-    let secrets = VchSecrets::new(String::new().into(), certificates.server_key.clone().into());
+    let secrets = VchSecrets::new(String::new().into(), certificates.server_key.clone().into(), String::new().into());
     let guest = Vch::boot(iso, &[(KEY_CONFIG, config(tls).to_text()), (KEY_SECRETS, secrets.to_text())]);
     guest.wait_for_docker(&certificates)
 }

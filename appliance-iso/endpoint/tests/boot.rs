@@ -33,7 +33,11 @@ fn the_appliance_boots_serves_docker_over_mutual_tls_and_powers_off() {
     let iso = support::iso();
     let certificates = Certificates::make();
     let tls = ApiTls::Mutual { server_cert_pem: certificates.server.clone(), client_ca_pem: certificates.ca.clone() };
-    let secrets = VchSecrets::new("planted-password".to_owned().into(), certificates.server_key.clone().into());
+    let secrets = VchSecrets::new(
+        "planted-password".to_owned().into(),
+        certificates.server_key.clone().into(),
+        String::new().into(),
+    );
     let keys = [(KEY_CONFIG, config(tls).to_text()), (KEY_SECRETS, secrets.to_text())];
     let mut guest = Vch::boot(&iso, &keys);
 
@@ -115,7 +119,9 @@ fn a_configuration_that_comes_late_or_is_wrong_is_said_and_waited_for() {
     let failed = guest.wait(KEY_STATUS, "a failure that names the configuration", at(Stage::Failed));
     assert!(status(&failed).unwrap().problem.contains("guestinfo.vic.config) is missing"), "{failed}");
 
-    guest.host.set(KEY_SECRETS, &VchSecrets::new(String::new().into(), String::new().into()).to_text());
+    guest
+        .host
+        .set(KEY_SECRETS, &VchSecrets::new(String::new().into(), String::new().into(), String::new().into()).to_text());
     guest.host.set(KEY_CONFIG, "{");
     guest.wait(KEY_STATUS, "a failure that says what is wrong", |text| text.contains("is not valid"));
 

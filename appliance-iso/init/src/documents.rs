@@ -84,7 +84,7 @@ pub(crate) mod tests {
     }
 
     fn secrets() -> VchSecrets {
-        VchSecrets::new("hunter2".to_owned().into(), String::new().into())
+        VchSecrets::new("hunter2".to_owned().into(), String::new().into(), String::new().into())
     }
 
     #[test]

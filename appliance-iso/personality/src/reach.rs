@@ -5,15 +5,17 @@
 //! any -- this process is told to end --> logged out: vSphere keeps a forgotten session for half an hour
 //! ```
 
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use port_layer::container::events::History;
+use port_layer::control::{Guests, bind_bridge, is_at, proto::link_local};
 use port_layer::{Engine, Site};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
-use vch_config::{VchConfig, VchSecrets};
+use tokio::time::{sleep, timeout};
+use vch_config::{Role, VchConfig, VchSecrets};
 use vim25::trust::Trust;
 use vim25::{Credentials, Options, Session};
 
@@ -49,12 +51,17 @@ impl Reach {
         let (sender, receiver) = watch::channel(Now::Waiting("it has just begun to connect".to_owned()));
         let history = History::default();
         let told_to = history.clone();
+        let guests = guests(&config, &secrets, &history);
+        if let Some((guests, mac, address)) = &guests {
+            tokio::spawn(listen(guests.clone(), mac.clone(), *address));
+        }
+        let guests = guests.map(|(guests, ..)| guests);
         let kept = tokio::spawn(async move {
             tokio::pin!(end);
             let mut pause = PAUSES.0;
             let mut told = String::new();
             loop {
-                match connect(&config, &secrets, &told_to).await {
+                match connect(&config, &secrets, &told_to, guests.as_ref()).await {
                     Ok((engine, session)) => {
                         pause = PAUSES.0;
                         told.clear();
@@ -112,10 +119,41 @@ impl Reach {
     }
 }
 
+/// The control channel, with the MAC address and the address on the bridge network where containers call.
+fn guests(config: &VchConfig, secrets: &VchSecrets, history: &History) -> Option<(Guests, String, Ipv6Addr)> {
+    let make = || {
+        let mac = config.interface(Role::Bridge).map(|i| i.mac.clone()).ok_or("the VCH has no bridge network")?;
+        let address = link_local(&mac).ok_or_else(|| format!("{mac:?} is no MAC address"))?;
+        let seen = history.clone();
+        let is_at = move |id: &str, from| is_at(&seen, id, from);
+        let guests = Guests::new(&config.id, &secrets.control_key_pem, address, is_at).map_err(|e| chain(&e))?;
+        Ok((guests, mac, address))
+    };
+    make().inspect_err(|why: &String| crate::say(&format!("containers cannot be attached to: {why}"))).ok()
+}
+
+/// Takes the containers' calls, as soon as the bridge network is up.
+async fn listen(guests: Guests, mac: String, address: Ipv6Addr) {
+    let mut told = None;
+    loop {
+        match bind_bridge(&mac, address).await {
+            Ok(listener) => return guests.switchboard.serve(listener).await,
+            // The first second is the kernel's.
+            Err(error) if told.as_ref() != Some(&error.kind()) => {
+                crate::say(&format!("containers cannot call yet: {address}: {error}"));
+                told = Some(error.kind());
+            }
+            Err(_) => {}
+        }
+        sleep(PAUSES.0).await;
+    }
+}
+
 async fn connect(
     config: &VchConfig,
     secrets: &VchSecrets,
     history: &History,
+    guests: Option<&Guests>,
 ) -> Result<(Arc<Engine>, Session), String> {
     let vsphere = &config.vsphere;
     let mut prints = Vec::new();
@@ -136,7 +174,7 @@ async fn connect(
     };
     let session = Session::connect(options).await.map_err(|e| chain(&e))?;
     let engine = match Site::find(&session, config).await {
-        Ok(site) => Engine::start(site, history.clone()).await,
+        Ok(site) => Engine::start(site, history.clone(), guests.cloned()).await,
         Err(e) => Err(e),
     };
     match engine {

@@ -4,6 +4,7 @@
 //! question is answered from it, and only changes go to vSphere.
 
 pub mod container;
+pub mod control;
 mod engine;
 pub mod images;
 mod site;

@@ -127,7 +127,8 @@ fn pool(id: &str) -> ManagedObjectReference {
     ManagedObjectReference::new(kind, id)
 }
 
-fn card(device: &AnyVirtualDevice) -> Option<&VirtualEthernetCard> {
+/// The card that a device is.
+pub(crate) fn card(device: &AnyVirtualDevice) -> Option<&VirtualEthernetCard> {
     match device {
         AnyVirtualDevice::VirtualVmxnet3(card) => Some(card),
         _ => None,

@@ -75,6 +75,24 @@ impl Tarball {
     }
 }
 
+/// A root of Debian's static busybox: a shell and some 270 small programs.
+pub fn busybox() -> Vec<u8> {
+    let program =
+        std::fs::read("/bin/busybox").unwrap_or_else(|e| panic!("/bin/busybox: {e}: CI installs busybox-static"));
+    let list = std::process::Command::new("/bin/busybox").arg("--list").output().unwrap();
+    let mut tarball = Tarball::new()
+        .folder("bin/")
+        .folder("etc/")
+        .entry(tar::EntryType::Directory, "tmp/", "", b"", 0o1777)
+        .entry(tar::EntryType::Regular, "bin/busybox", "", &program, 0o755)
+        .file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\napp:x:77:77::/srv:/bin/sh\n")
+        .file("etc/group", b"root:x:0:\napp:x:77:\n");
+    for name in String::from_utf8_lossy(&list.stdout).lines().filter(|name| *name != "busybox") {
+        tarball = tarball.symlink(&format!("bin/{name}"), "busybox");
+    }
+    tarball.bytes()
+}
+
 /// Compressed with gzip.
 pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());

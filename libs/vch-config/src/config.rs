@@ -253,6 +253,13 @@ pub struct VchSecrets {
     /// Private key of the Docker API listener, PEM; empty when it speaks plain HTTP.
     #[serde(serialize_with = "secret::expose")]
     pub server_key_pem: Secret,
+    /// Private key of the VCH's own CA for the control channel, PEM; empty in a VCH that was made before there was one.
+    #[serde(default = "no_secret", serialize_with = "secret::expose")]
+    pub control_key_pem: Secret,
+}
+
+fn no_secret() -> Secret {
+    Secret::new("")
 }
 
 impl Document for VchConfig {
@@ -271,8 +278,8 @@ impl Document for VchSecrets {
 
 impl VchSecrets {
     /// The document of this build's schema.
-    pub fn new(vsphere_password: Secret, server_key_pem: Secret) -> Self {
-        Self { schema: SCHEMA, vsphere_password, server_key_pem }
+    pub fn new(vsphere_password: Secret, server_key_pem: Secret, control_key_pem: Secret) -> Self {
+        Self { schema: SCHEMA, vsphere_password, server_key_pem, control_key_pem }
     }
 }
 

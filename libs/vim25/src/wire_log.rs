@@ -45,6 +45,7 @@ impl WireLog {
 
 /// Replaces what must not be shown: passwords, session keys, and values of options whose key speaks of secrets.
 fn mask(el: &mut Element) {
+    mask_keys(&mut el.text);
     let secret_option = el.child("key").is_some_and(|k| k.text.contains("secret"));
     let login = el.name == "LoginResponse" || el.child("userName").is_some_and(|_| el.child("loginTime").is_some());
     for child in &mut el.children {
@@ -58,6 +59,19 @@ fn mask(el: &mut Element) {
     }
 }
 
+/// Replaces private keys in PEM (RFC 7468), which documents within an option's value may hold.
+fn mask_keys(text: &mut String) {
+    const KEY: &str = "PRIVATE KEY-----";
+    let mut from = 0;
+    while let Some(begin) = text[from..].find(KEY).map(|at| from + at + KEY.len()) {
+        // Up to the dashes of its end, or all that there is.
+        let end = text[begin..].find("-----").map_or(text.len(), |at| begin + at);
+        text.replace_range(begin..end, secret::PLACEHOLDER);
+        let rest = begin + secret::PLACEHOLDER.len();
+        from = text[rest..].find(KEY).map_or(text.len(), |at| rest + at + KEY.len());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,12 +80,14 @@ mod tests {
     fn passwords_and_secret_options_are_masked_and_nothing_else() {
         let mut el = Element::parse(
             "<R><password>p1</password><o><key>guestinfo.vic.secrets</key><value>p2</value></o>\
-             <o><key>guestinfo.vic.config</key><value>kept</value></o></R>",
+             <o><key>guestinfo.vic.config</key><value>kept</value></o>\
+             <o><key>guestinfo.vic.container</key><value>-----BEGIN PRIVATE KEY-----\\np3\\n-----END PRIVATE KEY-----, more</value></o></R>",
         )
         .unwrap();
         mask(&mut el);
         let mut out = String::new();
         el.write(&mut out);
-        assert!(!out.contains("p1") && !out.contains("p2") && out.contains("kept"), "{out}");
+        assert!(["p1", "p2", "p3"].iter().all(|planted| !out.contains(planted)), "{out}");
+        assert!(out.contains("kept") && out.contains("END PRIVATE KEY-----, more"), "{out}");
     }
 }

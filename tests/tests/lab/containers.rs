@@ -314,8 +314,8 @@ fn docker_drives_containers() {
     };
     assert_eq!(actions("container=talker"), "create\nstart\ndie 3\ndestroy");
     let waiter = [
-        "create", "start", "die 143", "stop", "start", "restart", "die 143", "stop", "start", "kill", "die 137",
-        "start", "kill", "die 137", "destroy",
+        "create", "start", "kill", "die 143", "stop", "start", "restart", "kill", "die 143", "stop", "start", "kill",
+        "die 137", "start", "kill", "die 137", "destroy",
     ];
     assert_eq!(actions("container=waiter"), waiter.join("\n"));
     assert!(refused(&lab, &["rm", "talker"]).contains("No such container: talker"));

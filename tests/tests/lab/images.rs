@@ -13,10 +13,10 @@ use vic_tests::suite::NAME;
 use crate::containers::{refused, said, static_program, streams};
 
 /// Where guests of the lab reach a registry that runs in the lab's namespace.
-const REGISTRY: &str = "192.168.120.1:5000";
+pub(crate) const REGISTRY: &str = "192.168.120.1:5000";
 
 /// Runs a registry of the same images inside the lab's network.
-fn inside(lab: &Lab, served: &Served) -> registry_server::Serving {
+pub(crate) fn inside(lab: &Lab, served: &Served) -> registry_server::Serving {
     let mut command = Command::new(program("vic-lab"));
     command.env("VIC_LAB_DIR", lab.folder()).args(["exec", "--", "docker-registry"]);
     served.also(REGISTRY, command)

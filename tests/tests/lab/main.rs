@@ -3,6 +3,7 @@
 
 mod containers;
 mod failures;
+mod guests;
 mod images;
 mod pyvmomi;
 mod rules;

@@ -440,7 +440,7 @@ async fn configure(plan: &Plan, session: &Session, lease: &mut Lease, made: &Mad
         device_change: vec![add(cdrom.into()), add(serial.into())],
         extra_config: vec![
             option(KEY_CONFIG, config.to_text()),
-            option(KEY_SECRETS, plan.secrets().to_text()),
+            option(KEY_SECRETS, plan.secrets()?.to_text()),
             lease.option(),
         ],
         ..Default::default()

@@ -10,9 +10,10 @@ use vim25::trust::Trust;
 
 use super::settings::Settings;
 use super::site::{Housing, Network, Site};
-use crate::certs::Mode;
+use crate::certs::{self, Mode};
 use crate::iso::Iso;
 use crate::printer::Printer;
+use crate::problem::Problem;
 
 /// What will be done.
 #[derive(Debug)]
@@ -195,8 +196,9 @@ impl Plan {
     }
 
     /// What is stored apart from the configuration.
-    pub(crate) fn secrets(&self) -> VchSecrets {
-        VchSecrets::new(self.settings.ops_password.clone(), self.settings.certificates.server_key_pem.clone())
+    pub(crate) fn secrets(&self) -> Result<VchSecrets, Problem> {
+        let server_key = self.settings.certificates.server_key_pem.clone();
+        Ok(VchSecrets::new(self.settings.ops_password.clone(), server_key, certs::control_key()?))
     }
 }
 

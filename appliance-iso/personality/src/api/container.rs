@@ -150,6 +150,7 @@ async fn inspect(
         driver: Some("vsphere".to_owned()),
         platform: Some("linux".to_owned()),
         mounts: Some(Vec::new()),
+        exec_ids: Some(engine.execs_of(&record.id)).filter(|ids| !ids.is_empty()),
         host_config: Some(words::host_config(record)),
         config: Some(config),
         ..Default::default()
@@ -183,12 +184,9 @@ struct StopQuery {
 
 impl StopQuery {
     /// The time to wait; a negative one is for ever.
-    fn limit(&self) -> Result<Option<Duration>, ApiError> {
-        if let Some(signal) = self.signal.as_ref().filter(|s| !s.is_empty()) {
-            return Err(ApiError::NotYet { endpoint: format!("stopping with another signal ({signal})") });
-        }
+    fn limit(&self) -> Option<Duration> {
         let year = 365 * 24 * 3600;
-        Ok(self.t.map(|t| Duration::from_secs(u64::try_from(t).map_or(year, |t| t.min(year)))))
+        self.t.map(|t| Duration::from_secs(u64::try_from(t).map_or(year, |t| t.min(year))))
     }
 }
 
@@ -197,8 +195,9 @@ async fn stop(
     Path(id): Path<String>,
     Query(query): Query<StopQuery>,
 ) -> Result<StatusCode, ApiError> {
-    let (engine, limit) = (state.engine_for(&id).await?, query.limit()?);
-    done(async move { engine.stop_container(&id, limit).await }).await.map(answer)
+    let (engine, limit) = (state.engine_for(&id).await?, query.limit());
+    let signal = query.signal.filter(|signal| !signal.is_empty());
+    done(async move { engine.stop_container(&id, signal.as_deref(), limit).await }).await.map(answer)
 }
 
 async fn restart(
@@ -206,8 +205,9 @@ async fn restart(
     Path(id): Path<String>,
     Query(query): Query<StopQuery>,
 ) -> Result<StatusCode, ApiError> {
-    let (engine, limit) = (state.engine_for(&id).await?, query.limit()?);
-    done(async move { engine.restart_container(&id, limit).await }).await.map(answer)
+    let (engine, limit) = (state.engine_for(&id).await?, query.limit());
+    let signal = query.signal.filter(|signal| !signal.is_empty());
+    done(async move { engine.restart_container(&id, signal.as_deref(), limit).await }).await.map(answer)
 }
 
 #[derive(Debug, Deserialize)]
@@ -221,11 +221,8 @@ async fn kill(
     Query(query): Query<KillQuery>,
 ) -> Result<StatusCode, ApiError> {
     let engine = state.engine_for(&id).await?;
-    let signal = query.signal.unwrap_or_default().to_uppercase();
-    if !["", "KILL", "SIGKILL", "9"].contains(&signal.as_str()) {
-        return Err(ApiError::NotYet { endpoint: format!("POST /containers/{{id}}/kill with signal {signal}") });
-    }
-    done(async move { engine.kill_container(&id).await }).await.map(answer)
+    let signal = query.signal.filter(|signal| !signal.is_empty()).unwrap_or_else(|| "SIGKILL".to_owned());
+    done(async move { engine.kill_container(&id, &signal).await }).await.map(answer)
 }
 
 #[derive(Debug, Deserialize)]
@@ -352,11 +349,14 @@ impl From<Failure> for ApiError {
     fn from(failure: Failure) -> Self {
         let text = failure.to_string();
         match failure {
-            Failure::NotFound(_) => Self::NotFound(text),
-            Failure::Refused { .. } | Failure::NameTaken { .. } => Self::Conflict(text),
+            Failure::NotFound(_) | Failure::NoExec(_) => Self::NotFound(text),
+            Failure::Refused { .. } | Failure::NameTaken { .. } | Failure::ExecStarted(_) => Self::Conflict(text),
+            Failure::Invalid(_) => Self::Bad(text),
             // Docker: the client's fault when the image has no such program.
             Failure::NoProcess { code: 126 | 127, .. } => Self::Bad(text),
-            Failure::NoProcess { .. } | Failure::Late { .. } => Self::Failed(text),
+            Failure::NoProcess { .. } | Failure::Late { .. } | Failure::Guest { .. } | Failure::NoChannel(_) => {
+                Self::Failed(text)
+            }
             Failure::Vsphere(error) => {
                 let mut text = text;
                 let mut cause = std::error::Error::source(&error);

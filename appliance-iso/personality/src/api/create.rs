@@ -312,6 +312,8 @@ fn guest(id: &str, config: &ContainerConfig, host: &HostConfig) -> Result<guest:
         user: config.user.clone().unwrap_or_default(),
         groups: host.group_add.clone().unwrap_or_default(),
         tty: config.tty.unwrap_or_default(),
+        stdin: config.open_stdin.unwrap_or_default(),
+        stdin_once: config.stdin_once.unwrap_or_default(),
         rlimits: host
             .ulimits
             .iter()

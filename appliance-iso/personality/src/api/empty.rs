@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    extract::Path,
+    extract::{Path, State as Shared},
+    http::Method,
     routing::{any, get, post},
 };
 use bollard_stubs::models::{Network, Plugin, VolumeListResponse};
@@ -39,8 +40,17 @@ async fn container(Path(id): Path<String>) -> ApiError {
     ApiError::NotFound(format!("No such container: {id}"))
 }
 
-async fn container_action(Path((id, _)): Path<(String, String)>) -> ApiError {
-    ApiError::NotFound(format!("No such container: {id}"))
+async fn container_action(
+    Shared(state): Shared<Arc<State>>,
+    method: Method,
+    Path((id, action)): Path<(String, String)>,
+) -> ApiError {
+    let there = async { Ok::<_, ApiError>(state.engine_for(&id).await?.table().find(&id).is_ok()) };
+    match there.await {
+        Ok(true) => ApiError::NotYet { endpoint: format!("{method} /containers/{{id}}/{action}") },
+        Ok(false) => ApiError::NotFound(format!("No such container: {id}")),
+        Err(error) => error,
+    }
 }
 
 /// A plugin's name holds slashes, so that what is asked of it is the last part of the path.

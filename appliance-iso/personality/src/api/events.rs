@@ -172,6 +172,13 @@ fn action(change: &Change) -> &'static str {
         Change::Unpause => "unpause",
         Change::Rename { .. } => "rename",
         Change::Destroy => "destroy",
+        Change::Attach => "attach",
+        Change::Detach => "detach",
+        Change::Resize { .. } => "resize",
+        Change::Top => "top",
+        Change::ExecCreate { .. } => "exec_create",
+        Change::ExecStart { .. } => "exec_start",
+        Change::ExecDie { .. } => "exec_die",
     }
 }
 
@@ -184,10 +191,25 @@ fn message(event: &Event, version: ApiVersion) -> Value {
     match &event.change {
         Change::Die { code } => drop(attributes.insert("exitCode".to_owned(), code.to_string())),
         Change::Kill { signal } => drop(attributes.insert("signal".to_owned(), signal.to_string())),
+        Change::Resize { width, height } => {
+            attributes.insert("width".to_owned(), width.to_string());
+            attributes.insert("height".to_owned(), height.to_string());
+        }
+        Change::ExecCreate { id, .. } | Change::ExecStart { id, .. } => {
+            attributes.insert("execID".to_owned(), id.clone());
+        }
+        Change::ExecDie { id, code } => {
+            attributes.insert("execID".to_owned(), id.clone());
+            attributes.insert("exitCode".to_owned(), code.to_string());
+        }
         Change::Rename { old } => drop(attributes.insert("oldName".to_owned(), format!("/{old}"))),
         _ => {}
     }
-    let action = action(&event.change);
+    let mut action = action(&event.change).to_owned();
+    if let Change::ExecCreate { command, .. } | Change::ExecStart { command, .. } = &event.change {
+        action.push_str(": ");
+        action.push_str(command);
+    }
     let mut message = json!({
         "Type": "container",
         "Action": action,

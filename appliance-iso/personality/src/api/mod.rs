@@ -1,18 +1,23 @@
 //! The API's endpoints.
 
+mod attach;
 mod container;
 mod container_filter;
 mod container_name;
 mod create;
+mod detach;
 mod empty;
 mod events;
+mod exec;
 mod filter;
+mod hijack;
 mod images;
 mod logs;
 mod not_yet;
 mod progress;
 mod query;
 mod system;
+mod top;
 mod upload;
 mod words;
 
@@ -59,6 +64,8 @@ impl App {
             .merge(system::routes())
             .merge(container::routes())
             .merge(create::routes())
+            .merge(attach::routes())
+            .merge(exec::routes())
             .merge(images::routes())
             .merge(logs::routes())
             .merge(events::routes())

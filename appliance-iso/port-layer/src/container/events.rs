@@ -66,6 +66,11 @@ impl History {
         self.lock().seen.clone()
     }
 
+    /// Looks at the containers as they were last seen.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(Option<&Table>) -> T) -> T {
+        look(self.lock().seen.as_ref())
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -52,13 +52,20 @@ pub struct LogQuery {
 pub type LogLines = mpsc::Receiver<Result<Line>>;
 
 /// The output file of one container.
-struct Output {
+pub(super) struct Output {
     site: Site,
     file: DatastorePath,
 }
 
+/// A place in the output file, and what stands before it of a record that is not complete.
+#[derive(Debug, Default)]
+pub(super) struct Place {
+    at: u64,
+    reader: Reader,
+}
+
 impl Output {
-    async fn find(site: &Site, vm: &str) -> Result<Self> {
+    pub(super) async fn find(site: &Site, vm: &str) -> Result<Self> {
         let vm = ManagedObjectReference::new("VirtualMachine", vm);
         let path: String =
             site.session.read(&vm, &["config.files.vmPathName"]).await?.require("config.files.vmPathName")?;
@@ -73,6 +80,33 @@ impl Output {
             Err(e) if e.is_not_found() => Ok(Piece::default()),
             other => other,
         }
+    }
+
+    /// A place before which there is no record later than `after_ns`.
+    pub(super) async fn place(&self, after_ns: u64) -> Result<Place> {
+        let size = self.read(0, 1).await?.size;
+        let mut window = WINDOW;
+        loop {
+            let at = size.saturating_sub(window);
+            let first = match at {
+                0 => None,
+                _ => Reader::default().read(&self.read(at, PIECE).await?.bytes).into_iter().next(),
+            };
+            if at == 0 || first.is_some_and(|record| record.time_ns <= after_ns) {
+                return Ok(Place { at, reader: Reader::default() });
+            }
+            window = window.saturating_mul(4);
+        }
+    }
+
+    /// The records from `place` to the end of the file, a piece of them at a time; none at its end.
+    pub(super) async fn records(&self, place: &mut Place) -> Result<Option<Vec<Record>>> {
+        let piece = self.read(place.at, PIECE).await?;
+        if piece.bytes.is_empty() {
+            return Ok(None);
+        }
+        place.at += piece.bytes.len() as u64;
+        Ok(Some(place.reader.read(&piece.bytes)))
     }
 
     /// Where reading is to begin, and how many lines are to be passed over from there, for the last `wanted` lines.
@@ -246,7 +280,7 @@ impl Log {
         self.watched.table().find(&self.id).is_ok_and(|c| c.phase().is_alive())
     }
 
-    /// Waits for more output: a moment, or until the process has ended and its VM is off.
+    /// Waits for more output: a moment, or until the process has ended and its output is there.
     async fn pause(&self) -> Wanted {
         let ended = self.watched.until(|t| t.find(&self.id).map_or(true, |c| !c.phase().is_alive()).then_some(()));
         tokio::select! {
@@ -254,11 +288,16 @@ impl Log {
             () = sleep(LOOK) => return Wanted::More,
             _ = ended => {}
         }
-        // When vSphere is not watched any more the log ends with what is there.
-        let off = self.watched.until(|t| t.find(&self.id).map_or(true, |c| c.power != Power::On).then_some(()));
-        let _ = timeout(OFF, off).await;
+        complete(&self.watched, &self.id).await;
         Wanted::More
     }
+}
+
+/// Waits until the VM of a process that has ended is off: then the last of its output is on the datastore.
+pub(super) async fn complete(watched: &Watched, id: &str) {
+    // When vSphere is not watched any more it ends with what is there.
+    let off = watched.until(|t| t.find(id).map_or(true, |c| c.power != Power::On).then_some(()));
+    let _ = timeout(OFF, off).await;
 }
 
 fn from_now(ns: u64) -> Duration {

@@ -9,10 +9,13 @@
 //! ```
 //! [`phase`] reads where a container stands from what vSphere and the guest say; [`admission`] says what may be done there;
 //! [`table`] is the cache that answers questions, [`reconciler`] keeps it, and [`vm`] does what changes vSphere.  [`logs`]
-//! reads what the process wrote, [`output`] makes lines of it, and [`events`] tells what happens.
+//! reads what the process wrote, [`output`] makes lines of it, [`attach`] and [`exec`] have it at once from the guest, and
+//! [`events`] tells what happens.
 
 pub mod admission;
+pub mod attach;
 pub mod events;
+pub mod exec;
 pub mod logs;
 pub mod output;
 pub mod phase;

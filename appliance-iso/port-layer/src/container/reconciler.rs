@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use tether_proto::{Document, KEY_CONTAINER, KEY_EXIT, Run};
+use tether_proto::{Container as Guest, Document, KEY_CONTAINER, KEY_EXIT, Run};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use vim25::property::{Object, paths, reachable, step};
@@ -116,12 +116,15 @@ fn containers(objects: &[Object], vch: &str) -> Vec<Container> {
 fn container(object: &Object) -> Option<Container> {
     let options = object.all("config.extraConfig").ok()?;
     let record = Record::from_text(&value(&options, KEY_RECORD)?).ok()?;
-    value(&options, KEY_CONTAINER)?;
+    let guest = value(&options, KEY_CONTAINER)?;
+    // A newer version's is not read, and the container is there all the same.
+    let guest = Guest::from_text(&guest).unwrap_or_default();
+    let mac = guest.interfaces.into_iter().next().map(|i| i.mac.to_ascii_lowercase()).unwrap_or_default();
     let run = value(&options, KEY_EXIT).and_then(|text| Run::from_text(&text).ok());
     let power = match object.get("runtime.powerState").ok()?? {
         VirtualMachinePowerState::PoweredOn => Power::On,
         VirtualMachinePowerState::Suspended => Power::Suspended,
         _ => Power::Off,
     };
-    Some(Container { vm: object.reference.value.clone(), record, power, run, removing: false })
+    Some(Container { vm: object.reference.value.clone(), record, power, run, mac, removing: false })
 }

@@ -1,5 +1,7 @@
 //! [`Record`]: the Docker-side record of a container, kept in its VM.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use vch_config::Document;
 
@@ -38,7 +40,23 @@ struct Ending {
     auto_remove: Option<bool>,
 }
 
+/// What of Docker's `Config` says how it is stopped.
+#[derive(Debug, Default, Deserialize)]
+struct Stopping {
+    #[serde(default, rename = "StopSignal")]
+    signal: Option<String>,
+    #[serde(default, rename = "StopTimeout")]
+    timeout: Option<i64>,
+}
+
 impl Record {
+    /// The signal that asks the process to end, and how long it has to; none where there is Docker's own.
+    pub fn stopping(&self) -> (Option<String>, Option<Duration>) {
+        let stopping: Stopping = serde_json::from_str(&self.config).unwrap_or_default();
+        let limit = stopping.timeout.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
+        (stopping.signal.filter(|signal| !signal.is_empty()), limit)
+    }
+
     /// `docker run --rm`: the container goes with its process.
     pub fn goes_with_its_process(&self) -> bool {
         let ending: Ending = serde_json::from_str(&self.host_config).unwrap_or_default();

@@ -18,6 +18,8 @@ pub struct Container {
     pub power: Power,
     /// The guest's last word on its run.
     pub run: Option<Run>,
+    /// The MAC address of its card on the bridge network, lower-case with colons; empty when it is not known.
+    pub mac: String,
     /// Its removal has begun.
     pub removing: bool,
 }
@@ -67,6 +69,40 @@ pub enum Change {
     Pause,
     /// Its VM goes on.
     Unpause,
+    /// A client looks at its output.
+    Attach,
+    /// A client has let go of it by its keys.
+    Detach,
+    /// A client has told its terminal its size.
+    Resize {
+        /// Characters.
+        width: u32,
+        /// Lines.
+        height: u32,
+    },
+    /// A client has looked at its processes.
+    Top,
+    /// A client has prepared a further process.
+    ExecCreate {
+        /// Which.
+        id: String,
+        /// Program and arguments.
+        command: String,
+    },
+    /// A client has started it.
+    ExecStart {
+        /// Which.
+        id: String,
+        /// Program and arguments.
+        command: String,
+    },
+    /// It has ended.
+    ExecDie {
+        /// Which.
+        id: String,
+        /// Docker's exit code.
+        code: i32,
+    },
     /// It has another name.
     Rename {
         /// The one before.
@@ -238,7 +274,7 @@ mod tests {
             host_config: "{}".into(),
         };
         let run = run.map(|(at, state)| Run { state, started_ns: Some(at), ..Run::new(id) });
-        Container { vm: format!("vm-{id}"), record, power, run, removing: false }
+        Container { vm: format!("vm-{id}"), record, power, run, mac: String::new(), removing: false }
     }
 
     #[test]

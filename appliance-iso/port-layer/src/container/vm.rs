@@ -6,7 +6,7 @@
 //! The files' places are known only when the VM is there, hence two calls.  A VM whose record is there and whose guest's
 //! document is not is half-made: whoever finds it removes it.
 
-use tether_proto::{Container as Guest, Document, KEY_CONTAINER, KEY_EXIT};
+use tether_proto::{Container as Guest, Document, Interface, KEY_CONTAINER, KEY_EXIT};
 use vim25::datastore::DatastorePath;
 use vim25::types::{
     AnyValue, AnyVirtualDevice, ManagedObjectReference, OptionValue, ParaVirtualSCSIController, VirtualCdrom,
@@ -21,6 +21,7 @@ use vim25::{Error, Result};
 
 use super::record::{KEY_RECORD, Record};
 use crate::Site;
+use crate::site::card;
 
 /// Name of the file that takes the process's output, in the VM's folder.
 pub const OUTPUT: &str = "output.log";
@@ -116,6 +117,7 @@ impl Site {
         let vmx: String = facts.require("config.files.vmPathName")?;
         let files = DatastorePath::parse(&vmx).ok_or_else(|| protocol("its path is no datastore path"))?.parent();
         let devices: Vec<AnyVirtualDevice> = facts.all("config.hardware.device")?;
+        let card = devices.iter().find_map(card);
         let key = |is: fn(&AnyVirtualDevice) -> bool| devices.iter().find(|d| is(d)).map(|d| d.key);
         let ide = key(|d| matches!(d, AnyVirtualDevice::VirtualIDEController(_)));
         let scsi = key(|d| matches!(d, AnyVirtualDevice::ParaVirtualSCSIController(_)));
@@ -159,9 +161,13 @@ impl Site {
             },
             yield_on_poll: true,
         };
+        let mut guest = new.guest.clone();
+        // Where vSphere gives it only at power-on the guest has one card, and finds it all the same.
+        let mac = card.and_then(|c| c.mac_address.clone()).unwrap_or_default().to_ascii_lowercase();
+        guest.interfaces.push(Interface { mac, name: "eth0".into(), address: String::new(), gateway: None });
         let spec = VirtualMachineConfigSpec {
             device_change: vec![disk, add(cdrom.into()), add(port(-3, CONSOLE).into()), add(port(-4, OUTPUT).into())],
-            extra_config: vec![option(KEY_CONTAINER, new.guest.to_text())],
+            extra_config: vec![option(KEY_CONTAINER, guest.to_text())],
             ..Default::default()
         };
         self.session.run(&methods::ReconfigVMTask { this: vm.clone(), spec }).await.map(drop)

@@ -1,10 +1,12 @@
 //! [`Engine`]: the port layer at work: what clients ask for, admitted, done under the container's lock, and seen through.
 
+mod guest;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use tether_proto::Container as Guest;
+use tether_proto::{Container as Guest, signal};
 use tokio::time::timeout;
 use vim25::types::ManagedObjectReference;
 
@@ -16,6 +18,7 @@ use crate::container::reconciler::{Reconciler, Watched};
 use crate::container::record::Record;
 use crate::container::table::{Change, Container, NotFound, Table};
 use crate::container::vm::New;
+use crate::control::{AuthorityError, Guests};
 use crate::images::{Datastore, Images};
 use crate::{Site, SiteError};
 
@@ -40,6 +43,7 @@ pub struct Engine {
     reconciler: Reconciler,
     history: History,
     images: Arc<Images>,
+    guests: Option<Guests>,
     /// Names of containers that are being made.
     naming: Mutex<BTreeSet<String>>,
     locks: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
@@ -90,6 +94,26 @@ pub enum Failure {
     /// vSphere refused, or was not reached.
     #[error(transparent)]
     Vsphere(#[from] vim25::Error),
+    /// There is no further process of that id.
+    #[error("No such exec instance: {0}")]
+    NoExec(String),
+    /// It was started already.
+    #[error("exec {0} has already been started")]
+    ExecStarted(String),
+    /// The request makes no sense; the text is Docker's.
+    #[error("{0}")]
+    Invalid(String),
+    /// The container's guest cannot be spoken to.
+    #[error("container {name}: {reason}")]
+    Guest {
+        /// The container's name.
+        name: String,
+        /// Why, in a sentence.
+        reason: String,
+    },
+    /// There is no control channel.
+    #[error(transparent)]
+    NoChannel(#[from] AuthorityError),
 }
 
 /// How large a container's VM is.
@@ -124,11 +148,12 @@ pub enum Until {
 type Result<T, E = Failure> = std::result::Result<T, E>;
 
 impl Engine {
-    /// Begins to look after the containers of the VCH whose place is `site`; what happens is told to `history`.
+    /// Begins to look after the containers of the VCH whose place is `site`; what happens is told to `history`, and `guests`
+    /// is the way into them.
     ///
     /// # Errors
     /// Those of vSphere.
-    pub async fn start(site: Site, history: History) -> Result<Arc<Self>, SiteError> {
+    pub async fn start(site: Site, history: History, guests: Option<Guests>) -> Result<Arc<Self>, SiteError> {
         let images = Arc::new(Images::open(Datastore::open(site.clone()).await?).await?);
         let reconciler = Reconciler::start(&site, &history).await?;
         let swept = Arc::clone(&images);
@@ -139,6 +164,7 @@ impl Engine {
             reconciler,
             history,
             images,
+            guests,
             naming: Mutex::default(),
             locks: Mutex::default(),
             removing: Mutex::default(),
@@ -172,8 +198,11 @@ impl Engine {
     ///
     /// # Errors
     /// [`Failure`]; then nothing is left.
-    pub async fn create_container(&self, mut record: Record, guest: Guest, size: Size) -> Result<()> {
+    pub async fn create_container(&self, mut record: Record, mut guest: Guest, size: Size) -> Result<()> {
         record.vch.clone_from(&self.site.vch);
+        if let Some(guests) = &self.guests {
+            guest.control = Some(guests.way_for(&record.id)?);
+        }
         let _named = self.reserve(&record.name)?;
         let image = self.images.backend().disk(&record.disk);
         let new = New { record: &record, guest: &guest, image: &image, memory_mib: size.memory_mib, cpus: size.cpus };
@@ -217,6 +246,7 @@ impl Engine {
         // A guest whose process has ended powers itself off.
         self.off(id).await?;
         let before = self.table().find(id)?.clone();
+        self.hang_up(id);
         self.site.start(&vm(&before), before.run.is_some()).await?;
         let began = self.watched().until(|table| {
             let Ok(now) = table.find(id) else { return Some(None) };
@@ -233,11 +263,12 @@ impl Engine {
         }
     }
 
-    /// `docker stop`: asks the process to end, and powers the VM off when it does not within `limit`.
+    /// `docker stop`: asks the process to end, and powers the VM off when it does not within `limit`.  Signal and limit are
+    /// the container's own where they are none.
     ///
     /// # Errors
     /// [`Failure`].
-    pub async fn stop_container(&self, wanted: &str, limit: Option<Duration>) -> Result<Outcome> {
+    pub async fn stop_container(&self, wanted: &str, signal: Option<&str>, limit: Option<Duration>) -> Result<Outcome> {
         let id = self.table().find(wanted)?.record.id.clone();
         let lock = self.lock(&id);
         let _held = lock.lock().await;
@@ -245,32 +276,52 @@ impl Engine {
             return Ok(Outcome::Already);
         }
         let container = self.table().find(&id)?.clone();
-        let outcome = self.end(&id, limit).await?;
+        let outcome = self.end(&id, signal, limit).await?;
         self.tell(&container, Change::Stop);
         Ok(outcome)
     }
 
-    async fn end(&self, id: &str, limit: Option<Duration>) -> Result<Outcome> {
+    async fn end(&self, id: &str, signal: Option<&str>, limit: Option<Duration>) -> Result<Outcome> {
         let container = self.table().find(id)?.clone();
-        let asked = self.site.shut_down(&vm(&container)).await;
-        let limit = limit.map_or(STOP + GRACE, |l| l + GRACE);
+        let (own_signal, own_limit) = container.record.stopping();
+        let signal = signal.or(own_signal.as_deref()).unwrap_or("SIGTERM");
+        let number = signal::number(signal).ok_or_else(|| invalid_signal(signal))?;
+        let limit = limit.or(own_limit).unwrap_or(STOP);
+        self.tell(&container, Change::Kill { signal: number });
+        let mut asked = self.ask_to_stop(&container, signal, limit).await;
+        if !asked {
+            asked = self.site.shut_down(&vm(&container)).await.is_ok();
+        }
         // A guest that does not listen, yet or any more, is powered off at once.
-        if asked.is_err() || timeout(limit, self.until(id, |p| !p.is_alive())).await.is_err() {
+        if !asked || timeout(limit + GRACE, self.until(id, |p| !p.is_alive())).await.is_err() {
+            self.tell(&container, Change::Kill { signal: SIGKILL });
             self.site.power_off(&vm(&container)).await?;
         }
         self.until_off(&container).await
     }
 
-    /// `docker kill`: powers the VM off.
+    /// `docker kill`: sends the process a signal.  The one that no process survives is seen through, if need be by the VM's
+    /// power.
     ///
     /// # Errors
     /// [`Failure`].
-    pub async fn kill_container(&self, wanted: &str) -> Result<Outcome> {
+    pub async fn kill_container(&self, wanted: &str, signal: &str) -> Result<Outcome> {
+        let number = signal::number(signal).ok_or_else(|| invalid_signal(signal))?;
         // No lock: a kill ends what holds it.
         let container = self.table().find(wanted)?.clone();
-        self.admit(&container.record.id, Operation::Kill)?;
-        self.tell(&container, Change::Kill { signal: SIGKILL });
-        self.site.power_off(&vm(&container)).await?;
+        let id = &container.record.id;
+        self.admit(id, Operation::Kill)?;
+        if number != SIGKILL {
+            self.send_signal(&container, number, guest::CALL).await?;
+            self.tell(&container, Change::Kill { signal: number });
+            return Ok(Outcome::Done);
+        }
+        self.tell(&container, Change::Kill { signal: number });
+        let sent = self.send_signal(&container, number, Duration::ZERO).await;
+        let ended = async { sent.is_ok() && timeout(GRACE, self.until(id, |p| !p.is_alive())).await.is_ok() };
+        if !ended.await {
+            self.site.power_off(&vm(&container)).await?;
+        }
         self.until_off(&container).await
     }
 
@@ -278,14 +329,19 @@ impl Engine {
     ///
     /// # Errors
     /// [`Failure`].
-    pub async fn restart_container(&self, wanted: &str, limit: Option<Duration>) -> Result<Outcome> {
+    pub async fn restart_container(
+        &self,
+        wanted: &str,
+        signal: Option<&str>,
+        limit: Option<Duration>,
+    ) -> Result<Outcome> {
         let id = self.table().find(wanted)?.record.id.clone();
         let lock = self.lock(&id);
         let _held = lock.lock().await;
         self.admit(&id, Operation::Restart)?;
         let container = self.table().find(&id)?.clone();
         if container.phase().is_alive() {
-            self.end(&id, limit).await?;
+            self.end(&id, signal, limit).await?;
             self.tell(&container, Change::Stop);
         }
         let outcome = self.power_on(&id).await?;
@@ -309,6 +365,10 @@ impl Engine {
         let gone = self.watched().until(|table| table.find(id).is_err().then_some(()));
         let gone = timeout(OFF, gone).await.map_err(|_| late(&container, "was destroyed, and is still listed"))?;
         drop(removal);
+        self.hang_up(id);
+        if let Some(guests) = &self.guests {
+            guests.execs.forget(id);
+        }
         self.locks.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
         Ok(gone.map(|()| Outcome::Done)?)
     }
@@ -447,6 +507,7 @@ async fn clear_one(engine: Weak<Engine>, id: String) {
         if !engine.table().find(&id).is_ok_and(is_over) {
             return;
         }
+        engine.heard(&id).await;
         if engine.remove_container(&id, false).await.is_ok() {
             return;
         }
@@ -476,6 +537,10 @@ impl Drop for Mark<'_> {
 
 fn vm(container: &Container) -> ManagedObjectReference {
     ManagedObjectReference::new("VirtualMachine", &container.vm)
+}
+
+fn invalid_signal(text: &str) -> Failure {
+    Failure::Invalid(format!("Invalid signal: {text}"))
 }
 
 fn late(container: &Container, what: &'static str) -> Failure {

@@ -1,0 +1,217 @@
+//! What goes through the control channel, driven by the docker client: run, attach, exec, top, signals; and that all of it
+//! works again when the endpoint VM was reset.
+
+use std::io::{Read as _, Write as _};
+use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
+
+use registry_server::tarball::{busybox, gzip, noise};
+use registry_server::{Served, installed};
+use vic_tests::block_on;
+use vic_tests::lab::{ADDRESS, Lab, text};
+use vic_tests::suite::NAME;
+use vim25::types::{ManagedObjectReference, methods};
+
+use crate::containers::{refused, said};
+use crate::images::{REGISTRY, inside};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Runs docker with input; what it prints, and how it ends.
+fn docker(lab: &Lab, args: &[&str], input: &[u8]) -> (i32, Vec<u8>, String) {
+    let mut command = lab.docker_command(&lab.stage.folder.path().join(NAME), args);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_vec();
+    let writer = std::thread::spawn(move || {
+        // A process may end before it has read all.
+        let _ = stdin.write_all(&input);
+    });
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap();
+    (output.status.code().unwrap(), output.stdout, String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+fn shell(lab: &Lab, args: &[&str], script: &str, input: &[u8]) -> (i32, String, String) {
+    let (code, out, err) = docker(lab, &[args, &["sh", "-c", script]].concat(), input);
+    (code, String::from_utf8_lossy(&out).into_owned(), err)
+}
+
+fn said_so(code: i32, out: &str, err: &str) -> (i32, String, String) {
+    (code, out.to_owned(), err.to_owned())
+}
+
+/// Runs a command until its output is as wanted.
+fn until(lab: &Lab, what: &str, args: &[&str], wanted: impl Fn(&Output) -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let output = lab.docker(&lab.stage.folder.path().join(NAME), args);
+        if wanted(&output) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{what}: docker {args:?}: {}", text(&output));
+    }
+}
+
+#[test]
+fn docker_speaks_with_guests() {
+    if !installed() {
+        return;
+    }
+    let lab = Lab::up(&[]);
+    let stage = &lab.stage;
+    let served = Served::start();
+    let root = busybox();
+    block_on(served.push("busybox:1", &[(gzip(&root), &root[..])]));
+    let ip = format!("{ADDRESS}/24");
+    let args =
+        ["--public-network-ip", &ip, "--public-network-gateway", "192.168.120.1", "--insecure-registry", REGISTRY];
+    let created = stage.vic("create", &stage.create_args(NAME, &[&args[..], &["--output", "json"]].concat()));
+    let endpoint = created.ended_with(0).json()["id"].as_str().unwrap().to_owned();
+    let _serving = inside(&lab, &served);
+    said(&lab, &["pull", &format!("{REGISTRY}/busybox:1")]);
+    said(&lab, &["tag", &format!("{REGISTRY}/busybox:1"), "busybox"]);
+
+    // One that lives for a moment, with both streams and its exit code.
+    let run = ["run", "--rm", "-m", "256m", "busybox"];
+    assert_eq!(shell(&lab, &run, "echo out; echo err >&2; exit 7", b""), said_so(7, "out\n", "err\n"));
+    let (code, _, err) = docker(&lab, &[&run[..], &["no-such-program"]].concat(), b"");
+    assert!(code == 127 && err.contains("no-such-program"), "{code} {err}");
+
+    // Input and its end, whatever the bytes are.
+    let bytes = noise(300_000);
+    let cat = ["run", "--rm", "-i", "-m", "256m", "busybox", "cat"];
+    let (code, out, err) = docker(&lab, &cat, &bytes);
+    assert!(code == 0 && out == bytes, "{code}: {} of {} bytes: {err}", out.len(), bytes.len());
+    // Without -i there is none.
+    assert_eq!(shell(&lab, &run, "wc -c", b"ignored").1.trim(), "0");
+    let terminal = ["run", "--rm", "-t", "-m", "256m", "busybox"];
+    assert_eq!(shell(&lab, &terminal, "tty; echo to >&2", b"").1, "/dev/pts/0\r\nto\r\n");
+
+    // One that stays.
+    let script = "trap 'echo hup' HUP; trap 'echo bye; exit 5' TERM; echo up; while :; do sleep 0.1; done";
+    let stays = ["run", "-d", "--name", "stays", "-m", "256m", "-e", "A=own", "-w", "/tmp", "-u", "app", "busybox"];
+    said(&lab, &[&stays[..], &["sh", "-c", script]].concat());
+    let exec = ["exec", "stays"];
+    assert_eq!(shell(&lab, &exec, "pwd; id -un; echo $A; exit 9", b"ignored"), said_so(9, "/tmp\napp\nown\n", ""));
+    let (_, out, _) = docker(&lab, &["exec", "-i", "stays", "cat"], &bytes);
+    assert!(out == bytes, "{} of {} bytes", out.len(), bytes.len());
+    let more = ["exec", "-e", "A=more", "-e", "B=b", "-w", "/", "-u", "0", "stays"];
+    assert_eq!(shell(&lab, &more, "pwd; id -u; echo $A$B", b"").1, "/\n0\nmoreb\n");
+    assert_eq!(shell(&lab, &["exec", "-t", "stays"], "tty", b"").1, "/dev/pts/0\r\n");
+    let (code, out, _) = docker(&lab, &["exec", "stays", "/no/such"], b"");
+    let out = String::from_utf8_lossy(&out).into_owned();
+    assert!(code == 127 && out.contains("OCI runtime exec failed") && out.contains("/no/such"), "{code} {out}");
+    said(&lab, &["exec", "-d", "stays", "sh", "-c", "echo done >/tmp/done"]);
+    until(&lab, "a detached process", &["exec", "stays", "cat", "/tmp/done"], |o| o.stdout == b"done\n");
+    let top = said(&lab, &["top", "stays"]);
+    assert!(top.starts_with("UID ") && top.contains("trap 'echo hup'") && top.contains("app"), "{top}");
+    assert_eq!(said(&lab, &["top", "stays", "-o", "pid,comm"]).lines().next(), Some("PID                 COMMAND"));
+    assert!(refused(&lab, &["top", "stays", "--forest"]).contains("are not known"));
+
+    // Attached: what it says from now on.
+    let attach = lab
+        .docker_command(&stage.folder.path().join(NAME), &["attach", "--no-stdin", "stays"])
+        .stdout(Stdio::piped())
+        .spawn();
+    let mut attached = Attached::to(attach.unwrap());
+    let heard = attached.until("hup\n", || drop(said(&lab, &["kill", "-s", "HUP", "stays"])));
+    assert!(!heard.contains("up\nup") && heard.starts_with("hup\n"), "{heard}");
+    assert!(refused(&lab, &["kill", "-s", "NONE", "stays"]).contains("Invalid signal: NONE"));
+
+    // The endpoint VM is reset: containers run on, and all of it is there again.
+    block_on(async {
+        let session = stage.session().await;
+        let vm = ManagedObjectReference::new("VirtualMachine", &endpoint);
+        session.run(&methods::ResetVMTask { this: vm }).await.unwrap();
+        session.logout().await.unwrap();
+    });
+    attached.process.wait().unwrap();
+    until(&lab, "the container", &["ps", "-q", "--filter", "name=stays"], |o| {
+        o.status.success() && !o.stdout.is_empty()
+    });
+    until(&lab, "its guest", &["exec", "stays", "echo", "back"], |o| o.stdout == b"back\n");
+
+    // Stopped by another signal than its own, and by its own.
+    said(&lab, &["stop", "--time", "60", "stays"]);
+    assert_eq!(said(&lab, &["inspect", "--format", "{{.State.ExitCode}}", "stays"]), "5");
+    let logs = said(&lab, &["logs", "stays"]);
+    assert!(logs.starts_with("up\nhup\n") && logs.ends_with("hup\nbye"), "{logs}");
+    assert!(refused(&lab, &["exec", "stays", "true"]).contains("is not running"));
+    // Started with somebody attached: all of its output, and none of the run before.
+    let end = ["start", "-a", "stays"];
+    let attach = lab.docker_command(&stage.folder.path().join(NAME), &end).stdout(Stdio::piped()).spawn();
+    let mut attached = Attached::to(attach.unwrap());
+    attached.until("up\n", || ());
+    said(&lab, &["kill", "stays"]);
+    assert_eq!(attached.process.wait().unwrap().code(), Some(137));
+    assert_eq!(attached.heard(), "up\n");
+    said(&lab, &["rm", "stays"]);
+
+    // Several at once: nothing of any is lost.
+    let brief = |n: usize| {
+        let lab = &lab;
+        move || shell(lab, &["run", "--rm", "-m", "128m", "busybox"], &format!("seq 1 {n}"), b"")
+    };
+    std::thread::scope(|scope| {
+        let all: Vec<_> = (1..=6).map(|n| scope.spawn(brief(n * 100))).collect();
+        for (n, one) in (1..).zip(all) {
+            let expected: String = (1..=n * 100).map(|n| format!("{n}\n")).collect();
+            assert_eq!(one.join().unwrap(), said_so(0, &expected, ""));
+        }
+    });
+    until(&lab, "what is removed by itself", &["ps", "-aq"], |o| o.stdout.is_empty());
+    stage.vic("delete", &["--name", NAME]).ended_with(0);
+    stage.check_wire_log();
+    stage.check_secrets();
+}
+
+/// A docker client that listens.
+struct Attached {
+    process: std::process::Child,
+    heard: std::sync::Arc<std::sync::Mutex<String>>,
+    reader: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Attached {
+    fn to(mut process: std::process::Child) -> Self {
+        let mut stdout = process.stdout.take().unwrap();
+        let heard = std::sync::Arc::<std::sync::Mutex<String>>::default();
+        let hearing = std::sync::Arc::clone(&heard);
+        let reader = std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(count @ 1..) = stdout.read(&mut bytes) {
+                hearing.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes[..count]));
+            }
+        });
+        Self { process, heard, reader: Some(reader) }
+    }
+
+    /// Waits until it has heard some words; meanwhile does something again and again.
+    fn until(&self, words: &str, again: impl Fn()) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            again();
+            let heard = self.heard.lock().unwrap().clone();
+            if heard.contains(words) {
+                return heard;
+            }
+            assert!(Instant::now() < deadline, "{words:?} is not heard: {heard:?}");
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+    }
+
+    /// All that it has heard, once it has ended.
+    fn heard(&mut self) -> String {
+        self.reader.take().unwrap().join().unwrap();
+        self.heard.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
