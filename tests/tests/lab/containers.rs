@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use port_layer::Site;
-use port_layer::container::events::History;
+use port_layer::container::events::{History, Subject};
 use port_layer::container::phase::Phase;
 use port_layer::container::reconciler::{Reconciler, Watched};
 use port_layer::container::record::Record;
@@ -147,7 +147,7 @@ fn a_container_is_a_vm() {
         let new = |record, guest| New { record, guest, image: &disk, memory_mib: 256, cpus: 1 };
         let talker = site.create(new(&record, &guest)).await.unwrap();
         until(reconciler, "created", |t| phase(t, "talker") == Some(Phase::Created { failed: None })).await;
-        site.start(&talker, false).await.unwrap();
+        site.start(&talker, false, None).await.unwrap();
         let exited = Some(Phase::Exited { code: 3, out_of_memory: false });
         until(reconciler, "exited", |t| phase(t, "talker") == exited).await;
 
@@ -170,14 +170,14 @@ fn a_container_is_a_vm() {
         // One that stays, is started when it runs, is stopped by the guest's own end, and is gone by force.
         let (record, guest) = documents(&config.id, "b", "waiter", "wait");
         let waiter = site.create(new(&record, &guest)).await.unwrap();
-        site.start(&waiter, false).await.unwrap();
+        site.start(&waiter, false, None).await.unwrap();
         until(reconciler, "running", |t| phase(t, "waiter") == Some(Phase::Running)).await;
-        site.start(&waiter, false).await.unwrap();
+        site.start(&waiter, false, None).await.unwrap();
         site.shut_down(&waiter).await.unwrap();
         let stopped = Some(Phase::Exited { code: 143, out_of_memory: false });
         until(reconciler, "stopped", |t| phase(t, "waiter") == stopped).await;
         site.power_off(&waiter).await.unwrap();
-        site.start(&waiter, true).await.unwrap();
+        site.start(&waiter, true, None).await.unwrap();
         until(reconciler, "running again", |t| phase(t, "waiter") == Some(Phase::Running)).await;
 
         // An admin powers it off in vSphere.
@@ -192,8 +192,9 @@ fn a_container_is_a_vm() {
         until(reconciler, "destroyed", |t| t.iter().count() == 0).await;
         let mut told = Vec::new();
         for event in history.listen().0 {
-            if event.record.id.starts_with('b') {
-                told.push(event.change.clone());
+            match &event.subject {
+                Subject::Container { record, change } if record.id.starts_with('b') => told.push(change.clone()),
+                _ => {}
             }
         }
         assert_eq!(

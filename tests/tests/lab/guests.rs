@@ -10,6 +10,7 @@ use registry_server::{Served, installed};
 use vic_tests::block_on;
 use vic_tests::lab::{ADDRESS, Lab, text};
 use vic_tests::suite::NAME;
+use vim25::property::Object;
 use vim25::types::{ManagedObjectReference, methods};
 
 use crate::containers::{refused, said};
@@ -54,12 +55,8 @@ fn until(lab: &Lab, what: &str, args: &[&str], wanted: impl Fn(&Output) -> bool)
     }
 }
 
-#[test]
-fn docker_speaks_with_guests() {
-    if !installed() {
-        return;
-    }
-    let lab = Lab::up(&[]);
+/// Makes a VCH with the image `busybox`; returns the endpoint VM's id.
+fn busybox_vch(lab: &Lab) -> String {
     let stage = &lab.stage;
     let served = Served::start();
     let root = busybox();
@@ -68,11 +65,95 @@ fn docker_speaks_with_guests() {
     let args =
         ["--public-network-ip", &ip, "--public-network-gateway", "192.168.120.1", "--insecure-registry", REGISTRY];
     let created = stage.vic("create", &stage.create_args(NAME, &[&args[..], &["--output", "json"]].concat()));
-    let endpoint = created.ended_with(0).json()["id"].as_str().unwrap().to_owned();
-    let _serving = inside(&lab, &served);
-    said(&lab, &["pull", &format!("{REGISTRY}/busybox:1")]);
-    said(&lab, &["tag", &format!("{REGISTRY}/busybox:1"), "busybox"]);
+    let _serving = inside(lab, &served);
+    said(lab, &["pull", &format!("{REGISTRY}/busybox:1")]);
+    said(lab, &["tag", &format!("{REGISTRY}/busybox:1"), "busybox"]);
+    created.ended_with(0).json()["id"].as_str().unwrap().to_owned()
+}
 
+/// Presses the reset button of a VM.
+fn reset(lab: &Lab, vm: &str) {
+    block_on(async {
+        let session = lab.stage.session().await;
+        let vm = ManagedObjectReference::new("VirtualMachine", vm);
+        session.run(&methods::ResetVMTask { this: vm }).await.unwrap();
+        session.logout().await.unwrap();
+    });
+}
+
+#[test]
+fn containers_are_kept_running_and_checked() {
+    if !installed() {
+        return;
+    }
+    let lab = Lab::up(&[]);
+    let endpoint = busybox_vch(&lab);
+    let run = |args: &[&str], script: &str| {
+        said(&lab, &[&["run", "-d", "-m", "128m"], args, &["busybox", "sh", "-c", script]].concat())
+    };
+    let state = |name: &str, field: &str, wanted: &str| {
+        let format = format!("{{{{.{field}}}}}");
+        until(&lab, field, &["inspect", "--format", &format, name], |o| {
+            o.status.success() && String::from_utf8_lossy(&o.stdout).trim() == wanted
+        });
+    };
+    run(&["--name", "fails", "--restart", "on-failure:2"], "echo run; exit 3");
+    run(&["--name", "always", "--restart", "always"], "trap 'exit 0' TERM; while :; do sleep 0.1; done");
+    run(&["--name", "stopped", "--restart", "unless-stopped"], "trap 'exit 0' TERM; while :; do sleep 0.1; done");
+    let check = ["--health-cmd", "test -f /tmp/ok || { echo no; exit 1; }", "--health-interval", "300ms"];
+    let more = ["--name", "checked", "--health-retries", "2", "--restart", "always"];
+    run(&[&check[..], &more].concat(), "while :; do sleep 0.1; done");
+    state("checked", "State.Health.Status", "unhealthy");
+    assert!(
+        said(&lab, &["ps", "--filter", "health=unhealthy", "--format", "{{.Names}} {{.Status}}"])
+            .starts_with("checked Up ")
+    );
+    assert_eq!(said(&lab, &["inspect", "--format", "{{(index .State.Health.Log 0).Output}}", "checked"]), "no");
+    // It outlives a VM that is powered off.
+    said(&lab, &["exec", "checked", "sh", "-c", "touch /tmp/ok; sync"]);
+    state("checked", "State.Health.Status", "healthy");
+
+    // As often as it may, then no more.
+    state("fails", "RestartCount", "2");
+    state("fails", "State.Status", "exited");
+    assert_eq!(said(&lab, &["logs", "fails"]), "run\nrun\nrun");
+    assert_eq!(said(&lab, &["wait", "fails"]), "3");
+
+    // Who stops it means it, up to the next start of the endpoint VM.
+    for name in ["always", "stopped"] {
+        said(&lab, &["stop", name]);
+        state(name, "State.Status", "exited");
+    }
+    // An admin who powers it off does not.
+    block_on(async {
+        let session = lab.stage.session().await;
+        let root = session.content().root_folder.clone();
+        let vms = session.contained(&root, "VirtualMachine", true, &["name"]).await.unwrap();
+        let named = |vm: &Object| vm.require::<String>("name").unwrap().starts_with("checked-");
+        let vm = vms.into_iter().find(named).unwrap().reference;
+        session.run(&methods::PowerOffVMTask { this: vm }).await.unwrap();
+        session.logout().await.unwrap();
+    });
+    state("checked", "RestartCount", "1");
+    state("checked", "State.Status", "running");
+    reset(&lab, &endpoint);
+    state("always", "State.Status", "running");
+    state("checked", "State.Health.Status", "healthy");
+    state("checked", "RestartCount", "1");
+    state("stopped", "State.Status", "exited");
+    let all = said(&lab, &["ps", "-aq"]);
+    said(&lab, &[&["rm", "-f"][..], &all.lines().collect::<Vec<_>>()].concat());
+    lab.stage.vic("delete", &["--name", NAME]).ended_with(0);
+}
+
+#[test]
+fn docker_speaks_with_guests() {
+    if !installed() {
+        return;
+    }
+    let lab = Lab::up(&[]);
+    let stage = &lab.stage;
+    let endpoint = busybox_vch(&lab);
     // One that lives for a moment, with both streams and its exit code.
     let run = ["run", "--rm", "-m", "256m", "busybox"];
     assert_eq!(shell(&lab, &run, "echo out; echo err >&2; exit 7", b""), said_so(7, "out\n", "err\n"));
@@ -121,12 +202,7 @@ fn docker_speaks_with_guests() {
     assert!(refused(&lab, &["kill", "-s", "NONE", "stays"]).contains("Invalid signal: NONE"));
 
     // The endpoint VM is reset: containers run on, and all of it is there again.
-    block_on(async {
-        let session = stage.session().await;
-        let vm = ManagedObjectReference::new("VirtualMachine", &endpoint);
-        session.run(&methods::ResetVMTask { this: vm }).await.unwrap();
-        session.logout().await.unwrap();
-    });
+    reset(&lab, &endpoint);
     attached.process.wait().unwrap();
     until(&lab, "the container", &["ps", "-q", "--filter", "name=stays"], |o| {
         o.status.success() && !o.stdout.is_empty()

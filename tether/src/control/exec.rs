@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use nix::unistd::Pid;
 use pid1::Ending;
 use tether_proto::{
     Process,
@@ -117,6 +118,13 @@ impl Execs {
     /// What became of one; none when there was none.
     pub(crate) fn state(&self, id: &str) -> Option<ExecStateReply> {
         self.lock().by_id.get(id).map(|exec| ExecStateReply { pid: exec.pid, code: exec.code })
+    }
+
+    /// The process id of one that runs.
+    pub(crate) fn running(&self, id: &str) -> Option<Pid> {
+        let inner = self.lock();
+        let exec = inner.by_id.get(id).filter(|exec| exec.code.is_none())?;
+        i32::try_from(exec.pid).ok().map(Pid::from_raw)
     }
 
     /// The terminal of one.

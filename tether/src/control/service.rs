@@ -7,8 +7,8 @@ use tether_proto::{
     Container,
     control::{
         AttachReply, AttachRequest, Attached, ExecReply, ExecRequest, ExecStateReply, ExecStateRequest, HelloReply,
-        HelloRequest, ResizeReply, ResizeRequest, SignalReply, SignalRequest, StopReply, TopReply, TopRequest,
-        attach_reply, attach_request, control_server::Control, exec_request,
+        HelloRequest, ResizeReply, ResizeRequest, SignalExecRequest, SignalReply, SignalRequest, StopReply, TopReply,
+        TopRequest, attach_reply, attach_request, control_server::Control, exec_request,
     },
     signal,
 };
@@ -171,6 +171,14 @@ impl Control for Service {
         let text = request.into_inner().signal;
         let number = signal::number(&text).ok_or_else(|| invalid(&text))?;
         send(self.main_now()?.pid, number);
+        Ok(Response::new(SignalReply {}))
+    }
+
+    async fn signal_exec(&self, request: Request<SignalExecRequest>) -> Result<Response<SignalReply>, Status> {
+        let SignalExecRequest { id, signal: text } = request.into_inner();
+        let number = signal::number(&text).ok_or_else(|| invalid(&text))?;
+        let pid = self.execs.running(&id).ok_or_else(|| Status::not_found(format!("no process {id} runs")))?;
+        send(pid, number);
         Ok(Response::new(SignalReply {}))
     }
 

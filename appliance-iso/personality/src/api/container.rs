@@ -17,12 +17,12 @@ use bollard_stubs::models::{
     ContainerWaitResponse,
 };
 use futures_util::stream;
+use port_layer::container::health::Health;
 use port_layer::container::phase::Phase;
 use port_layer::container::table::Container;
 use port_layer::{Engine, Failure, Outcome, Until};
 use serde::Deserialize;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::container_filter::Filters;
 use super::query::{timestamp, truth};
@@ -63,13 +63,18 @@ async fn list(
     let all = truth(query.all.as_ref()) || limit.is_some() || filters.names_a_state();
     let mut found: Vec<(&Container, Phase)> = table.iter().map(|c| (c, engine.phase(c))).collect();
     found.sort_by_key(|(c, _)| std::cmp::Reverse(c.record.created_ns));
-    found.retain(|(c, phase)| (all || phase.is_alive()) && filters.accept(c, phase, &table));
+    found.retain(|(c, phase)| (all || phase.is_up()) && filters.accept(c, phase, &table, engine.health(c).as_ref()));
     found.truncate(limit.unwrap_or(usize::MAX));
     let now = OffsetDateTime::now_utc();
-    Ok(Json(found.into_iter().map(|(c, phase)| summary(c, &phase, now)).collect()))
+    Ok(Json(found.into_iter().map(|(c, phase)| summary(c, &phase, engine.health(c).as_ref(), now)).collect()))
 }
 
-pub(super) fn summary(container: &Container, phase: &Phase, now: OffsetDateTime) -> ContainerSummary {
+pub(super) fn summary(
+    container: &Container,
+    phase: &Phase,
+    health: Option<&Health>,
+    now: OffsetDateTime,
+) -> ContainerSummary {
     let record = &container.record;
     let config = words::config(record);
     let argv = words::argv(&config);
@@ -87,9 +92,10 @@ pub(super) fn summary(container: &Container, phase: &Phase, now: OffsetDateTime)
             "paused" => ContainerSummaryStateEnum::PAUSED,
             "exited" => ContainerSummaryStateEnum::EXITED,
             "removing" => ContainerSummaryStateEnum::REMOVING,
+            "restarting" => ContainerSummaryStateEnum::RESTARTING,
             _ => ContainerSummaryStateEnum::CREATED,
         }),
-        status: Some(words::status(container, phase, now)),
+        status: Some(words::status(container, phase, health, now)),
         host_config: Some(ContainerSummaryHostConfig {
             network_mode: words::host_config(record).network_mode,
             ..Default::default()
@@ -121,32 +127,36 @@ async fn inspect(
         "paused" => ContainerStateStatusEnum::PAUSED,
         "exited" => ContainerStateStatusEnum::EXITED,
         "removing" => ContainerStateStatusEnum::REMOVING,
+        "restarting" => ContainerStateStatusEnum::RESTARTING,
         _ => ContainerStateStatusEnum::CREATED,
     };
     let state = ContainerState {
         status: Some(status),
-        running: Some(phase.is_alive()),
+        running: Some(phase.is_up()),
         paused: Some(phase == Phase::Paused),
-        restarting: Some(false),
-        oom_killed: Some(matches!(phase, Phase::Exited { out_of_memory: true, .. })),
+        restarting: Some(matches!(phase, Phase::Restarting { .. })),
+        oom_killed: Some(matches!(
+            phase,
+            Phase::Exited { out_of_memory: true, .. } | Phase::Restarting { out_of_memory: true, .. }
+        )),
         dead: Some(false),
         // The process is not one of the endpoint's: in its own VM it is the first after PID 1.
         pid: Some(0),
         exit_code: Some(phase.exit_code().into()),
         error: Some(error),
-        started_at: Some(time(run.and_then(|r| r.started_ns))),
-        finished_at: Some(time(run.and_then(|r| r.finished_ns).filter(|_| !phase.is_alive()))),
-        health: None,
+        started_at: Some(words::time(run.and_then(|r| r.started_ns))),
+        finished_at: Some(words::time(run.and_then(|r| r.finished_ns).filter(|_| !phase.is_alive()))),
+        health: engine.health(container).as_ref().map(words::health),
     };
     Ok(Json(ContainerInspectResponse {
         id: Some(record.id.clone()),
-        created: Some(time(Some(record.created_ns))),
+        created: Some(words::time(Some(record.created_ns))),
         path: Some(argv.first().cloned().unwrap_or_default()),
         args: Some(argv.into_iter().skip(1).collect()),
         state: Some(state),
         image: Some(record.image_id.clone()),
         name: Some(format!("/{}", record.name)),
-        restart_count: Some(0),
+        restart_count: Some(container.restarts.count.into()),
         driver: Some("vsphere".to_owned()),
         platform: Some("linux".to_owned()),
         mounts: Some(Vec::new()),
@@ -155,13 +165,6 @@ async fn inspect(
         config: Some(config),
         ..Default::default()
     }))
-}
-
-/// RFC 3339 with nanoseconds; Docker's zero where there is none.
-fn time(ns: Option<u64>) -> String {
-    ns.and_then(|ns| OffsetDateTime::from_unix_timestamp_nanos(ns.into()).ok())
-        .and_then(|t| t.format(&Rfc3339).ok())
-        .unwrap_or_else(|| "0001-01-01T00:00:00Z".to_owned())
 }
 
 fn answer(outcome: Outcome) -> StatusCode {
@@ -305,7 +308,7 @@ async fn prune(
                 filters.get(key).into_iter().flatten().all(|v| words::has_label(&labels, v) == expected)
             };
             let before = times.is_empty() || times.iter().any(|t| c.record.created_ns < *t);
-            !c.phase().is_alive() && all("label", true) && all("label!", false) && before
+            !c.phase().is_up() && all("label", true) && all("label!", false) && before
         };
         let ids: Vec<String> = engine.table().iter().filter(meant).map(|c| c.record.id.clone()).collect();
         for id in ids {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use port_layer::container::health::Health;
 use port_layer::container::phase::Phase;
 use port_layer::container::table::{Container, Table};
 
@@ -12,9 +13,10 @@ use crate::error::ApiError;
 #[derive(Debug, Default)]
 pub(super) struct Filters(BTreeMap<String, BTreeSet<String>>);
 
-const KNOWN: [&str; 8] = ["id", "name", "status", "label", "ancestor", "exited", "before", "since"];
+const KNOWN: [&str; 9] = ["id", "name", "status", "label", "ancestor", "exited", "before", "since", "health"];
 /// Docker's, of what a VCH does not have yet.
-const NOT_YET: [&str; 7] = ["network", "volume", "publish", "expose", "health", "isolation", "is-task"];
+const NOT_YET: [&str; 6] = ["network", "volume", "publish", "expose", "isolation", "is-task"];
+const HEALTHS: [&str; 4] = ["none", "starting", "healthy", "unhealthy"];
 const STATES: [&str; 7] = ["created", "restarting", "running", "removing", "paused", "exited", "dead"];
 
 impl Filters {
@@ -34,6 +36,11 @@ impl Filters {
             {
                 return Err(invalid(wrong));
             }
+            if key == "health"
+                && let Some(wrong) = values.iter().find(|v| !HEALTHS.contains(&v.as_str()))
+            {
+                return Err(invalid(wrong));
+            }
             if key == "exited"
                 && let Some(wrong) = values.iter().find(|v| v.parse::<i32>().is_err())
             {
@@ -49,7 +56,7 @@ impl Filters {
     }
 
     /// Whether `container` is among those that are meant.
-    pub(super) fn accept(&self, container: &Container, phase: &Phase, table: &Table) -> bool {
+    pub(super) fn accept(&self, container: &Container, phase: &Phase, table: &Table, health: Option<&Health>) -> bool {
         let record = &container.record;
         let created = |wanted: &String| table.find(wanted).ok().map(|c| c.record.created_ns);
         self.0.iter().all(|(key, values)| match key.as_str() {
@@ -57,6 +64,7 @@ impl Filters {
             "name" => values.iter().any(|v| record.name.contains(v.trim_start_matches('/'))),
             "status" => values.contains(phase.status()),
             "exited" => matches!(phase, Phase::Exited { code, .. } if values.contains(&code.to_string())),
+            "health" => values.contains(health.map_or("none", |h| h.status.word())),
             "ancestor" => values.iter().any(|v| words::is_image(record, v)),
             "before" => values.iter().any(|v| created(v).is_some_and(|at| record.created_ns < at)),
             "since" => values.iter().any(|v| created(v).is_some_and(|at| record.created_ns > at)),

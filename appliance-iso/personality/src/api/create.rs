@@ -197,7 +197,6 @@ fn refuse(host: &HostConfig) -> Result<(), ApiError> {
     if let Some((option, _)) = never.iter().find(|(_, set)| *set) {
         return Err(ApiError::Bad(format!("{option} is not supported: a container of a VCH is a VM of its own")));
     }
-    let restarts = host.restart_policy.as_ref().and_then(|p| p.name);
     let soon = [
         ("--volume", some(host.binds.as_ref())),
         ("--mount", some(host.mounts.as_ref())),
@@ -206,15 +205,31 @@ fn refuse(host: &HostConfig) -> Result<(), ApiError> {
         ("--publish-all", host.publish_all_ports == Some(true)),
         ("--link", some(host.links.as_ref())),
         ("--network", word(host.network_mode.as_ref(), &["default", "bridge", "none"])),
-        (
-            "--restart",
-            restarts.is_some_and(|n| ![RestartPolicyNameEnum::EMPTY, RestartPolicyNameEnum::NO].contains(&n)),
-        ),
     ];
     match soon.iter().find(|(_, set)| *set) {
         Some((option, _)) => Err(ApiError::NotYet { endpoint: format!("{option} of a container") }),
-        None => Ok(()),
+        None => policy(host),
     }
+}
+
+/// Refuses a restart policy that makes no sense.
+fn policy(host: &HostConfig) -> Result<(), ApiError> {
+    let Some(policy) = &host.restart_policy else { return Ok(()) };
+    let name = policy.name.unwrap_or(RestartPolicyNameEnum::EMPTY);
+    let limit = policy.maximum_retry_count.unwrap_or_default();
+    let bad = |text: String| Err(ApiError::Bad(format!("invalid restart policy: {text}")));
+    let none = [RestartPolicyNameEnum::EMPTY, RestartPolicyNameEnum::NO].contains(&name);
+    if name == RestartPolicyNameEnum::ON_FAILURE {
+        if limit < 0 {
+            return bad("maximum retry count cannot be negative".to_owned());
+        }
+    } else if limit != 0 {
+        return bad(format!("maximum retry count cannot be used with restart policy '{name}'"));
+    }
+    if !none && host.auto_remove == Some(true) {
+        return Err(ApiError::Bad("can't create 'AutoRemove' container with restart policy".to_owned()));
+    }
+    Ok(())
 }
 
 /// The container's configuration: what the client leaves out is the image's.
@@ -270,9 +285,19 @@ fn check(config: &mut ContainerConfig, warnings: &mut Vec<String>) -> Result<(),
     if super::words::argv(config).is_empty() {
         return Err(ApiError::Bad("No command specified".to_owned()));
     }
-    let none = |test: &[String]| test.is_empty() || test == ["NONE"];
-    if config.healthcheck.take_if(|h| !none(h.test.as_deref().unwrap_or_default())).is_some() {
-        warnings.push("health checks are not run yet".to_owned());
+    if let Some(check) = &config.healthcheck {
+        let times = [
+            ("Interval", check.interval),
+            ("Timeout", check.timeout),
+            ("StartPeriod", check.start_period),
+            ("StartInterval", check.start_interval),
+        ];
+        if let Some((name, _)) = times.iter().find(|(_, ns)| ns.is_some_and(|ns| ns != 0 && ns < 1_000_000)) {
+            return Err(ApiError::Bad(format!("{name} in Healthcheck cannot be less than 1ms")));
+        }
+        if check.retries.is_some_and(|n| n < 0) {
+            return Err(ApiError::Bad("Retries in Healthcheck cannot be negative".to_owned()));
+        }
     }
     if let Some(volumes) = &config.volumes {
         warnings.push(format!(
@@ -397,7 +422,15 @@ mod tests {
             (r#"{"PidMode":"host"}"#, "--pid is not supported"),
             (r#"{"NetworkMode":"host"}"#, "--network host is not supported"),
             (r#"{"Binds":["/a:/b"]}"#, "does not yet implement --volume"),
-            (r#"{"RestartPolicy":{"Name":"always"}}"#, "does not yet implement --restart"),
+            (
+                r#"{"RestartPolicy":{"Name":"always"},"AutoRemove":true}"#,
+                "can't create 'AutoRemove' container with restart",
+            ),
+            (
+                r#"{"RestartPolicy":{"Name":"always","MaximumRetryCount":3}}"#,
+                "cannot be used with restart policy 'always'",
+            ),
+            (r#"{"RestartPolicy":{"Name":"on-failure","MaximumRetryCount":-1}}"#, "cannot be negative"),
             (r#"{"PortBindings":{"80/tcp":[{"HostPort":"80"}]}}"#, "does not yet implement --publish"),
         ] {
             let said = refuse(&host(json)).unwrap_err().to_string();

@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 
-use bollard_stubs::models::{ContainerConfig, HostConfig};
+use bollard_stubs::models::{self, ContainerConfig, HostConfig};
+use port_layer::container::health::{Health, Probe, Status};
 use port_layer::container::phase::Phase;
 use port_layer::container::record::Record;
 use port_layer::container::table::Container;
+use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 
 /// Docker's `Config` of the container.
@@ -41,8 +43,34 @@ pub(super) fn is_image(record: &Record, wanted: &str) -> bool {
         || (!wanted.is_empty() && id.starts_with(wanted.trim_start_matches("sha256:")))
 }
 
+/// RFC 3339 with nanoseconds; Docker's zero where there is none.
+pub(super) fn time(ns: Option<u64>) -> String {
+    ns.and_then(|ns| OffsetDateTime::from_unix_timestamp_nanos(ns.into()).ok())
+        .and_then(|t| t.format(&Rfc3339).ok())
+        .unwrap_or_else(|| "0001-01-01T00:00:00Z".to_owned())
+}
+
+/// Docker's `State.Health`.
+pub(super) fn health(health: &Health) -> models::Health {
+    let probe = |probe: &Probe| models::HealthcheckResult {
+        start: Some(time(Some(probe.start_ns))),
+        end: Some(time(Some(probe.end_ns))),
+        exit_code: Some(probe.code.into()),
+        output: Some(probe.output.clone()),
+    };
+    models::Health {
+        status: Some(match health.status {
+            Status::Starting => models::HealthStatusEnum::STARTING,
+            Status::Healthy => models::HealthStatusEnum::HEALTHY,
+            Status::Unhealthy => models::HealthStatusEnum::UNHEALTHY,
+        }),
+        failing_streak: Some(health.failing_streak.into()),
+        log: Some(health.log.iter().map(probe).collect()),
+    }
+}
+
 /// `Up 3 minutes`, `Exited (0) 5 seconds ago`.
-pub(super) fn status(container: &Container, phase: &Phase, now: OffsetDateTime) -> String {
+pub(super) fn status(container: &Container, phase: &Phase, health: Option<&Health>, now: OffsetDateTime) -> String {
     let since = |ns: Option<u64>| {
         let then = ns.and_then(|ns| OffsetDateTime::from_unix_timestamp_nanos(ns.into()).ok()).unwrap_or(now);
         human(now - then)
@@ -51,9 +79,18 @@ pub(super) fn status(container: &Container, phase: &Phase, now: OffsetDateTime) 
     let (started, finished) = (run.and_then(|r| r.started_ns), run.and_then(|r| r.finished_ns));
     match phase {
         Phase::Created { .. } => "Created".to_owned(),
-        Phase::Starting | Phase::Running => format!("Up {}", since(started)),
+        Phase::Starting | Phase::Running => {
+            let health = match health.map(|h| h.status) {
+                None => "",
+                Some(Status::Starting) => " (health: starting)",
+                Some(Status::Healthy) => " (healthy)",
+                Some(Status::Unhealthy) => " (unhealthy)",
+            };
+            format!("Up {}{health}", since(started))
+        }
         Phase::Paused => format!("Up {} (Paused)", since(started)),
         Phase::Exited { code, .. } => format!("Exited ({code}) {} ago", since(finished)),
+        Phase::Restarting { code, .. } => format!("Restarting ({code}) {} ago", since(finished)),
         Phase::Removing => "Removal In Progress".to_owned(),
     }
 }

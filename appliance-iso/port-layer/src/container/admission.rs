@@ -61,6 +61,12 @@ pub enum Refusal {
     /// A paused container is removed by force alone.
     #[error("is paused and must be unpaused first")]
     RemovePaused,
+    /// It needs a process, and there will be one.
+    #[error("is restarting, wait until the container is running")]
+    Restarting,
+    /// A container that will be started again is removed by force alone.
+    #[error("is restarting: stop the container before removing or force remove")]
+    RemoveRestarting,
     /// Its removal has begun.
     #[error("is marked for removal and cannot be used")]
     Removing,
@@ -91,6 +97,12 @@ pub fn admit(phase: &Phase, operation: Operation) -> Verdict {
         (Phase::Starting | Phase::Running, O::Unpause) => Refuse(Refusal::NotPaused),
         (Phase::Starting | Phase::Running, O::Remove { force: false }) => Refuse(Refusal::Running),
         (Phase::Starting | Phase::Running, O::Stop | O::Kill | O::Pause | O::Exec | O::Attach) => Do,
+
+        (Phase::Restarting { .. }, O::Start) => Already,
+        (Phase::Restarting { .. }, O::Stop | O::Kill | O::Attach) => Do,
+        (Phase::Restarting { .. }, O::Unpause) => Refuse(Refusal::NotPaused),
+        (Phase::Restarting { .. }, O::Pause | O::Exec) => Refuse(Refusal::Restarting),
+        (Phase::Restarting { .. }, O::Remove { force: false }) => Refuse(Refusal::RemoveRestarting),
 
         (Phase::Paused, O::Stop | O::Kill | O::Unpause) => Do,
         (Phase::Paused, O::Start | O::Pause | O::Exec | O::Attach) => Refuse(Refusal::Paused),
@@ -139,6 +151,7 @@ mod tests {
             Phase::Running,
             Phase::Paused,
             Phase::Exited { code: 1, out_of_memory: false },
+            Phase::Restarting { code: 1, out_of_memory: false },
             Phase::Removing,
         ]
     }
@@ -161,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_process_is_needed_where_docker_needs_one() {
-        for phase in phases().iter().filter(|p| !p.is_alive()) {
+        for phase in phases().iter().filter(|p| !p.is_up()) {
             for operation in [Operation::Kill, Operation::Exec, Operation::Pause] {
                 assert!(matches!(admit(phase, operation), Verdict::Refuse(_)), "{phase:?} {operation:?}");
             }
@@ -183,10 +196,10 @@ mod tests {
                     },
                 }
                 if operation == Operation::Start && phase != Phase::Paused {
-                    prop_assert!(phase.is_alive());
+                    prop_assert!(phase.is_up());
                 }
                 if operation == Operation::Stop {
-                    prop_assert!(!phase.is_alive());
+                    prop_assert!(!phase.is_up());
                 }
             }
         }

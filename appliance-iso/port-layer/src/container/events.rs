@@ -1,4 +1,4 @@
-//! [`History`]: what has happened to the containers, for whoever listens, and as it was last seen.
+//! [`History`]: what has happened to containers and images, for whoever listens, and as it was last seen.
 //!
 //! It outlives a connection to vSphere: what happened while there was none is told when the next one is there.
 
@@ -16,15 +16,47 @@ const KEPT: usize = 256;
 /// So many events wait for a slow listener; then it misses the oldest, as it does with Docker.
 const WAITING: usize = 1024;
 
-/// Something that has happened to a container.
+/// Something that has happened.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
     /// When it was noticed, nanoseconds since 1970.
     pub time_ns: u64,
-    /// The container, as it was then.
-    pub record: Record,
-    /// What.
-    pub change: Change,
+    /// To what, and what.
+    pub subject: Subject,
+}
+
+/// What something has happened to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Subject {
+    /// A container.
+    Container {
+        /// As it was then.
+        record: Box<Record>,
+        /// What has happened.
+        change: Change,
+    },
+    /// An image.
+    Image {
+        /// Its id, or the name by which it was pulled.
+        id: String,
+        /// What of it is concerned: a name, or its id.
+        name: String,
+        /// What has happened.
+        change: ImageChange,
+    },
+}
+
+/// What has happened to an image, in Docker's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImageChange {
+    /// It was pulled.
+    Pull,
+    /// It has one name more.
+    Tag,
+    /// It has one name less.
+    Untag,
+    /// It is gone.
+    Delete,
 }
 
 /// What has happened; clones share it.
@@ -56,6 +88,11 @@ impl History {
         (inner.past.iter().cloned().collect(), inner.listeners.subscribe())
     }
 
+    /// Tells what has happened to an image.
+    pub fn tell_of_image(&self, id: &str, name: &str, change: ImageChange) {
+        self.telling().tell_of(Subject::Image { id: id.to_owned(), name: name.to_owned(), change });
+    }
+
     /// Keeps others from telling, so that what is told is in the order of what is seen.
     pub(crate) fn telling(&self) -> Telling<'_> {
         Telling(self.lock())
@@ -78,9 +115,13 @@ impl History {
 
 impl Telling<'_> {
     pub(crate) fn tell(&mut self, record: Record, change: Change) {
+        self.tell_of(Subject::Container { record: Box::new(record), change });
+    }
+
+    fn tell_of(&mut self, subject: Subject) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let time_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-        let event = Arc::new(Event { time_ns, record, change });
+        let event = Arc::new(Event { time_ns, subject });
         self.0.past.push_back(Arc::clone(&event));
         if self.0.past.len() > KEPT {
             self.0.past.pop_front();
@@ -121,9 +162,10 @@ mod tests {
         let (past, mut next) = history.listen();
         history.telling().tell(record(7), Change::Start);
         assert_eq!(past.len(), KEPT);
-        assert_eq!(past[0].record.id, "2");
+        assert!(matches!(&past[0].subject, Subject::Container { record, .. } if record.id == "2"));
         assert!(past.windows(2).all(|two| two[0].time_ns <= two[1].time_ns));
-        assert_eq!(next.try_recv().unwrap().change, Change::Start);
+        let next_one = next.try_recv().unwrap();
+        assert!(matches!(&next_one.subject, Subject::Container { change: Change::Start, .. }));
         assert!(next.try_recv().is_err());
     }
 }

@@ -213,6 +213,13 @@ pub(crate) struct Rest {
     output: mpsc::Sender<Record>,
 }
 
+impl Rest {
+    /// What it will say, for who wants no streams.
+    pub(crate) fn replies(self) -> Streaming<ExecReply> {
+        self.replies
+    }
+}
+
 /// Sees a process through to its end; returns its exit code.
 pub(crate) async fn see_through(rest: Rest, exec: &Exec, watched: &Watched, switchboard: &Switchboard) -> i32 {
     let Rest { mut replies, output } = rest;

@@ -16,11 +16,13 @@ pub mod admission;
 pub mod attach;
 pub mod events;
 pub mod exec;
+pub mod health;
 pub mod logs;
 pub mod output;
 pub mod phase;
 pub mod reconciler;
 pub mod record;
+pub mod restart;
 pub mod table;
 pub mod vm;
 

@@ -34,6 +34,13 @@ pub enum Phase {
         /// Whether the kernel killed it for want of memory.
         out_of_memory: bool,
     },
+    /// The process has ended, and its restart policy will start it again.
+    Restarting {
+        /// Docker's exit code of the run before.
+        code: i32,
+        /// Whether the kernel killed it for want of memory.
+        out_of_memory: bool,
+    },
     /// It is being removed.
     Removing,
 }
@@ -69,6 +76,7 @@ impl Phase {
             Self::Starting | Self::Running => "running",
             Self::Paused => "paused",
             Self::Exited { .. } => "exited",
+            Self::Restarting { .. } => "restarting",
             Self::Removing => "removing",
         }
     }
@@ -78,10 +86,17 @@ impl Phase {
         matches!(self, Self::Starting | Self::Running | Self::Paused)
     }
 
+    /// Docker's `State.Running`: a container that will be started again counts.
+    pub fn is_up(&self) -> bool {
+        self.is_alive() || matches!(self, Self::Restarting { .. })
+    }
+
     /// Docker's exit code; 0 where there is none yet.
     pub fn exit_code(&self) -> i32 {
         match self {
-            Self::Exited { code, .. } | Self::Created { failed: Some((code, _)) } => *code,
+            Self::Exited { code, .. } | Self::Restarting { code, .. } | Self::Created { failed: Some((code, _)) } => {
+                *code
+            }
             _ => 0,
         }
     }

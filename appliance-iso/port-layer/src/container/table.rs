@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use tether_proto::Run;
 
+use super::health::Status;
 use super::phase::{Phase, Power, VANISHED};
 use super::record::Record;
+use super::restart::{Policy, Restarts};
 
 /// A container as the cache has it.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,6 +22,8 @@ pub struct Container {
     pub run: Option<Run>,
     /// The MAC address of its card on the bridge network, lower-case with colons; empty when it is not known.
     pub mac: String,
+    /// What is remembered of its restarts.
+    pub restarts: Restarts,
     /// Its removal has begun.
     pub removing: bool,
 }
@@ -27,7 +31,18 @@ pub struct Container {
 impl Container {
     /// Where it stands.
     pub fn phase(&self) -> Phase {
-        if self.removing { Phase::Removing } else { Phase::of(self.power, self.run.as_ref()) }
+        match Phase::of(self.power, self.run.as_ref()) {
+            _ if self.removing => Phase::Removing,
+            Phase::Exited { code, out_of_memory } if self.policy().wants(code, &self.restarts) => {
+                Phase::Restarting { code, out_of_memory }
+            }
+            phase => phase,
+        }
+    }
+
+    /// Its restart policy.
+    pub fn policy(&self) -> Policy {
+        Policy::of(&self.record.host_config)
     }
 }
 
@@ -102,6 +117,11 @@ pub enum Change {
         id: String,
         /// Docker's exit code.
         code: i32,
+    },
+    /// Its checks say another thing of it.
+    Health {
+        /// How it is.
+        status: Status,
     },
     /// It has another name.
     Rename {
@@ -274,7 +294,15 @@ mod tests {
             host_config: "{}".into(),
         };
         let run = run.map(|(at, state)| Run { state, started_ns: Some(at), ..Run::new(id) });
-        Container { vm: format!("vm-{id}"), record, power, run, mac: String::new(), removing: false }
+        Container {
+            vm: format!("vm-{id}"),
+            record,
+            power,
+            run,
+            mac: String::new(),
+            restarts: Restarts::default(),
+            removing: false,
+        }
     }
 
     #[test]

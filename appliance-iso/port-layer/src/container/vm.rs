@@ -20,6 +20,7 @@ use vim25::types::{
 use vim25::{Error, Result};
 
 use super::record::{KEY_RECORD, Record};
+use super::restart::{KEY_RESTARTS, Restarts};
 use crate::Site;
 use crate::site::card;
 
@@ -174,17 +175,31 @@ impl Site {
     }
 
     /// Powers the VM on.  `again` when it ran before: the guest's word on that run is taken away first, so that nobody takes
-    /// it for the new one's.
+    /// it for the new one's.  `restarts` is what is to be remembered from then on, if it changes.
     ///
     /// # Errors
     /// Those of vSphere; a VM that is on already is none.
-    pub async fn start(&self, vm: &ManagedObjectReference, again: bool) -> Result<()> {
+    pub async fn start(&self, vm: &ManagedObjectReference, again: bool, restarts: Option<&Restarts>) -> Result<()> {
+        let mut extra_config = Vec::new();
         if again {
-            let extra_config = vec![option(KEY_EXIT, String::new())];
+            extra_config.push(option(KEY_EXIT, String::new()));
+        }
+        extra_config.extend(restarts.map(|restarts| option(KEY_RESTARTS, restarts.to_text())));
+        if !extra_config.is_empty() {
             let spec = VirtualMachineConfigSpec { extra_config, ..Default::default() };
             self.session.run(&methods::ReconfigVMTask { this: vm.clone(), spec }).await?;
         }
         is_so(self.session.run(&methods::PowerOnVMTask { this: vm.clone(), host: None }).await)
+    }
+
+    /// Remembers something of the container's restarts.
+    ///
+    /// # Errors
+    /// Those of vSphere.
+    pub async fn remember(&self, vm: &ManagedObjectReference, restarts: &Restarts) -> Result<()> {
+        let extra_config = vec![option(KEY_RESTARTS, restarts.to_text())];
+        let spec = VirtualMachineConfigSpec { extra_config, ..Default::default() };
+        self.session.run(&methods::ReconfigVMTask { this: vm.clone(), spec }).await.map(drop)
     }
 
     /// Gives the VM the name of its record, and the record to keep.

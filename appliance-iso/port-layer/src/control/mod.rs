@@ -24,6 +24,7 @@ use tether_proto::control::link_local;
 use crate::container::attach::Audience;
 use crate::container::events::History;
 use crate::container::exec::Execs;
+use crate::container::health::Healths;
 
 /// What the endpoint VM has of the control channel; clones share it.
 #[derive(Debug, Clone)]
@@ -35,6 +36,8 @@ pub struct Guests {
     pub switchboard: Switchboard,
     /// Further processes in them.
     pub(crate) execs: Execs,
+    /// How they are.
+    pub(crate) healths: Healths,
     /// Who is attached to them.
     pub(crate) audience: Audience,
 }
@@ -58,6 +61,7 @@ impl Guests {
             address,
             switchboard,
             execs: Execs::default(),
+            healths: Healths::default(),
             audience: Audience::default(),
         })
     }

@@ -11,6 +11,7 @@ use super::{Engine, Failure, Result};
 use crate::container::admission::Operation;
 use crate::container::attach::{self, AttachQuery, Attached, answered};
 use crate::container::exec::{self, Exec, ExecSpec, ExecState, ExecStreams, Start};
+use crate::container::health::{Check, Health};
 use crate::container::phase::Phase;
 use crate::container::table::{Change, Container};
 use crate::control::{AuthorityError, Guests, Line};
@@ -88,6 +89,13 @@ impl Engine {
     pub fn exec(&self, id: &str) -> Result<Exec> {
         let found = self.guests.as_ref().and_then(|guests| guests.execs.find(id));
         found.ok_or_else(|| Failure::NoExec(id.to_owned()))
+    }
+
+    /// How a container is; none when it has no check.
+    pub fn health(&self, container: &Container) -> Option<Health> {
+        Check::of(&container.record.config)?;
+        let known = self.guests.as_ref().and_then(|guests| guests.healths.of(&container.record.id));
+        Some(known.unwrap_or_default())
     }
 
     /// The further processes of a container.

@@ -1,9 +1,10 @@
 //! [`Engine`]: the port layer at work: what clients ask for, admitted, done under the container's lock, and seen through.
 
 mod guest;
+mod keep;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tether_proto::{Container as Guest, signal};
@@ -16,6 +17,7 @@ use crate::container::logs::{self, LogLines, LogQuery};
 use crate::container::phase::{Phase, Power};
 use crate::container::reconciler::{Reconciler, Watched};
 use crate::container::record::Record;
+use crate::container::restart::{Policy, Restarts};
 use crate::container::table::{Change, Container, NotFound, Table};
 use crate::container::vm::New;
 use crate::control::{AuthorityError, Guests};
@@ -30,9 +32,8 @@ const OFF: Duration = Duration::from_secs(60);
 const STOP: Duration = Duration::from_secs(10);
 /// What the way to the guest and back may take beyond that.
 const GRACE: Duration = Duration::from_secs(5);
-
-/// Pause before a removal that failed is tried again.
-const AGAIN: Duration = Duration::from_secs(10);
+/// The signal that asks a process to end, unless its container has one of its own.
+const SIGTERM: i32 = 15;
 /// The signal that no process survives, and that the end of its VM amounts to.
 const SIGKILL: i32 = 9;
 
@@ -155,6 +156,8 @@ impl Engine {
     /// Those of vSphere.
     pub async fn start(site: Site, history: History, guests: Option<Guests>) -> Result<Arc<Self>, SiteError> {
         let images = Arc::new(Images::open(Datastore::open(site.clone()).await?).await?);
+        // The endpoint VM has just started, and nobody has seen a container yet.
+        let first = history.seen().is_none();
         let reconciler = Reconciler::start(&site, &history).await?;
         let swept = Arc::clone(&images);
         // What cannot be removed now is tried again at the next start.
@@ -169,7 +172,11 @@ impl Engine {
             locks: Mutex::default(),
             removing: Mutex::default(),
         });
-        tokio::spawn(clear_away(Arc::downgrade(&engine), engine.watched().clone()));
+        tokio::spawn(keep::clear_away(Arc::downgrade(&engine), engine.watched().clone()));
+        tokio::spawn(keep::restart(Arc::downgrade(&engine), engine.watched().clone(), first));
+        if let Some(guests) = engine.guests.clone() {
+            tokio::spawn(keep::check(Arc::downgrade(&engine), engine.watched().clone(), guests));
+        }
         Ok(engine)
     }
 
@@ -239,15 +246,18 @@ impl Engine {
         if self.admit(&id, Operation::Start)? == Outcome::Already {
             return Ok(Outcome::Already);
         }
-        self.power_on(&id).await
+        self.power_on(&id, 0).await
     }
 
-    async fn power_on(&self, id: &str) -> Result<Outcome> {
+    /// Starts a container, by its policy for the time `count`, or by a client.
+    async fn power_on(&self, id: &str, count: u32) -> Result<Outcome> {
         // A guest whose process has ended powers itself off.
         self.off(id).await?;
         let before = self.table().find(id)?.clone();
         self.hang_up(id);
-        self.site.start(&vm(&before), before.run.is_some()).await?;
+        let restarts = Restarts { count, ..Restarts::default() };
+        let restarts = Some(&restarts).filter(|restarts| **restarts != before.restarts);
+        self.site.start(&vm(&before), before.run.is_some(), restarts).await?;
         let began = self.watched().until(|table| {
             let Ok(now) = table.find(id) else { return Some(None) };
             let fresh = now.run != before.run && now.run.is_some();
@@ -276,9 +286,29 @@ impl Engine {
             return Ok(Outcome::Already);
         }
         let container = self.table().find(&id)?.clone();
-        let outcome = self.end(&id, signal, limit).await?;
+        self.mark_stopped(&container).await?;
+        let outcome = match container.phase().is_alive() {
+            true => self.end(&id, signal, limit).await?,
+            false => Outcome::Done,
+        };
         self.tell(&container, Change::Stop);
         Ok(outcome)
+    }
+
+    /// Remembers that a client has stopped a container, so that its policy leaves it alone; before it is stopped, for this
+    /// process may die in between.
+    async fn mark_stopped(&self, container: &Container) -> Result<()> {
+        if container.policy() == Policy::No || container.restarts.stopped {
+            return Ok(());
+        }
+        let restarts = Restarts { stopped: true, ..container.restarts.clone() };
+        self.site.remember(&vm(container), &restarts).await?;
+        let id = &container.record.id;
+        let seen = self.watched().until(|t| t.find(id).map_or(true, |c| c.restarts.stopped).then_some(()));
+        match timeout(OFF, seen).await {
+            Ok(seen) => Ok(seen?),
+            Err(_) => Err(late(container, "is to be left alone by its restart policy, and vSphere does not show it")),
+        }
     }
 
     async fn end(&self, id: &str, signal: Option<&str>, limit: Option<Duration>) -> Result<Outcome> {
@@ -311,6 +341,14 @@ impl Engine {
         let container = self.table().find(wanted)?.clone();
         let id = &container.record.id;
         self.admit(id, Operation::Kill)?;
+        let (own, _) = container.record.stopping();
+        // Docker: who kills it, or sends the signal that stops it, does not want it to come back.
+        if number == SIGKILL || number == own.and_then(|own| signal::number(&own)).unwrap_or(SIGTERM) {
+            self.mark_stopped(&container).await?;
+        }
+        if !container.phase().is_alive() {
+            return Ok(Outcome::Done);
+        }
         if number != SIGKILL {
             self.send_signal(&container, number, guest::CALL).await?;
             self.tell(&container, Change::Kill { signal: number });
@@ -344,7 +382,7 @@ impl Engine {
             self.end(&id, signal, limit).await?;
             self.tell(&container, Change::Stop);
         }
-        let outcome = self.power_on(&id).await?;
+        let outcome = self.power_on(&id, 0).await?;
         self.tell(&container, Change::Restart);
         Ok(outcome)
     }
@@ -368,6 +406,7 @@ impl Engine {
         self.hang_up(id);
         if let Some(guests) = &self.guests {
             guests.execs.forget(id);
+            guests.healths.forget(id);
         }
         self.locks.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
         Ok(gone.map(|()| Outcome::Done)?)
@@ -404,11 +443,13 @@ impl Engine {
             let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
             let Ok(now) = table.find(&id) else { return Some(last.phase().exit_code()) };
             *last = now.clone();
-            let ended = !now.phase().is_alive();
+            let ended = !now.phase().is_up();
             let done = match until {
                 Until::NotRunning => ended,
                 // Its end, and not the one that was known before.
-                Until::NextExit => matches!(now.phase(), Phase::Exited { .. }) && now.run != first.run,
+                Until::NextExit => {
+                    matches!(now.phase(), Phase::Exited { .. } | Phase::Restarting { .. }) && now.run != first.run
+                }
                 Until::Removed => false,
             };
             done.then(|| now.phase().exit_code())
@@ -472,47 +513,6 @@ impl Engine {
             self.until_off(&container).await?;
         }
         Ok(())
-    }
-}
-
-/// Removes containers that are to go with their process, whoever sees it end, and however late.
-async fn clear_away(engine: Weak<Engine>, watched: Watched) {
-    let mut begun: BTreeSet<String> = BTreeSet::new();
-    loop {
-        let due = watched.until(|table| {
-            begun.retain(|id| table.find(id).is_ok());
-            let due = table.iter().filter(|c| is_over(c) && !begun.contains(&c.record.id));
-            let due: Vec<_> = due.map(|c| c.record.id.clone()).collect();
-            (!due.is_empty()).then_some(due)
-        });
-        let Ok(due) = due.await else { return };
-        for id in due {
-            begun.insert(id.clone());
-            tokio::spawn(clear_one(engine.clone(), id));
-        }
-    }
-}
-
-/// Whether a container is to be removed now: its process has ended, or there was none, and its VM is off.
-fn is_over(container: &Container) -> bool {
-    let ended = matches!(container.phase(), Phase::Exited { .. } | Phase::Created { failed: Some(_) });
-    ended && container.power == Power::Off && container.record.goes_with_its_process()
-}
-
-/// Removes one, and tries again until it is gone.
-async fn clear_one(engine: Weak<Engine>, id: String) {
-    loop {
-        let Some(engine) = engine.upgrade() else { return };
-        // Somebody may have started it again.
-        if !engine.table().find(&id).is_ok_and(is_over) {
-            return;
-        }
-        engine.heard(&id).await;
-        if engine.remove_container(&id, false).await.is_ok() {
-            return;
-        }
-        drop(engine);
-        tokio::time::sleep(AGAIN).await;
     }
 }
 

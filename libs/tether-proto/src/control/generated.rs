@@ -194,6 +194,14 @@ pub struct SignalRequest {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SignalReply {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SignalExecRequest {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// Name or number.
+    #[prost(string, tag = "2")]
+    pub signal: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StopRequest {
     /// Name or number; empty for the container's own stop signal.
     #[prost(string, tag = "1")]
@@ -452,6 +460,21 @@ pub mod control_client {
             req.extensions_mut().insert(GrpcMethod::new("vic.tether.v1.Control", "Signal"));
             self.inner.unary(req, path, codec).await
         }
+        /// Sends a signal to a further process.  NOT_FOUND when it does not run.
+        pub async fn signal_exec(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SignalExecRequest>,
+        ) -> std::result::Result<tonic::Response<super::SignalReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/vic.tether.v1.Control/SignalExec");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("vic.tether.v1.Control", "SignalExec"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Asks the container's own process to end, and kills it when it does not.  Answers when that has begun.
         pub async fn stop(
             &mut self,
@@ -531,6 +554,11 @@ pub mod control_server {
         async fn signal(
             &self,
             request: tonic::Request<super::SignalRequest>,
+        ) -> std::result::Result<tonic::Response<super::SignalReply>, tonic::Status>;
+        /// Sends a signal to a further process.  NOT_FOUND when it does not run.
+        async fn signal_exec(
+            &self,
+            request: tonic::Request<super::SignalExecRequest>,
         ) -> std::result::Result<tonic::Response<super::SignalReply>, tonic::Status>;
         /// Asks the container's own process to end, and kills it when it does not.  Answers when that has begun.
         async fn stop(
@@ -780,6 +808,34 @@ pub mod control_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SignalSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/vic.tether.v1.Control/SignalExec" => {
+                    #[allow(non_camel_case_types)]
+                    struct SignalExecSvc<T: Control>(pub Arc<T>);
+                    impl<T: Control> tonic::server::UnaryService<super::SignalExecRequest> for SignalExecSvc<T> {
+                        type Response = super::SignalReply;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::SignalExecRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as Control>::signal_exec(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SignalExecSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(accept_compression_encodings, send_compression_encodings)

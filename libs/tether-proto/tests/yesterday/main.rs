@@ -2,7 +2,14 @@
 //! version of the protocol, and stays as it is.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says how it fails by panicking")]
 
-#[allow(missing_debug_implementations, unused_qualifications, clippy::pedantic, dead_code, reason = "generated")]
+#[allow(
+    unreachable_pub,
+    missing_debug_implementations,
+    unused_qualifications,
+    clippy::pedantic,
+    dead_code,
+    reason = "generated"
+)]
 mod generated;
 
 use std::pin::Pin;
@@ -168,6 +175,12 @@ impl new::control_server::Control for NewTether {
     }
     async fn signal(&self, _: tonic::Request<new::SignalRequest>) -> Result<tonic::Response<new::SignalReply>, Status> {
         Ok(tonic::Response::new(new::SignalReply {}))
+    }
+    async fn signal_exec(
+        &self,
+        _: tonic::Request<new::SignalExecRequest>,
+    ) -> Result<tonic::Response<new::SignalReply>, Status> {
+        Err(Status::not_found("none"))
     }
     async fn stop(&self, _: tonic::Request<new::StopRequest>) -> Result<tonic::Response<new::StopReply>, Status> {
         Ok(tonic::Response::new(new::StopReply {}))

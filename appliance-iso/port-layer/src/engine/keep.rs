@@ -1,0 +1,154 @@
+//! What happens to containers without a client: removed when they end, started again, checked.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Weak;
+use std::time::Duration;
+
+use super::{Engine, Failure};
+use crate::container::health;
+use crate::container::phase::{Phase, Power};
+use crate::container::reconciler::Watched;
+use crate::container::restart::{self, Policy};
+use crate::container::table::{Change, Container};
+use crate::control::Guests;
+
+/// Pause before what failed is tried again.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// Removes containers that are to go with their process, whoever sees it end, and however late.
+pub(super) async fn clear_away(engine: Weak<Engine>, watched: Watched) {
+    let mut begun: BTreeSet<String> = BTreeSet::new();
+    loop {
+        let due = watched.until(|table| {
+            begun.retain(|id| table.find(id).is_ok());
+            let due = table.iter().filter(|c| is_over(c) && !begun.contains(&c.record.id));
+            let due: Vec<_> = due.map(|c| c.record.id.clone()).collect();
+            (!due.is_empty()).then_some(due)
+        });
+        let Ok(due) = due.await else { return };
+        for id in due {
+            begun.insert(id.clone());
+            tokio::spawn(clear_one(engine.clone(), id));
+        }
+    }
+}
+
+/// Whether a container is to be removed now: its process has ended, or there was none, and its VM is off.
+fn is_over(container: &Container) -> bool {
+    let ended = matches!(container.phase(), Phase::Exited { .. } | Phase::Created { failed: Some(_) });
+    ended && container.power == Power::Off && container.record.goes_with_its_process()
+}
+
+/// Removes one, and tries again until it is gone.
+async fn clear_one(engine: Weak<Engine>, id: String) {
+    loop {
+        let Some(engine) = engine.upgrade() else { return };
+        // Somebody may have started it again.
+        if !engine.table().find(&id).is_ok_and(is_over) {
+            return;
+        }
+        engine.heard(&id).await;
+        if engine.remove_container(&id, false).await.is_ok() {
+            return;
+        }
+        drop(engine);
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// A run of a container, by the time of its start.
+type RunOf = (String, Option<u64>);
+
+/// Starts containers again whose policy says so.  `first` when the endpoint VM has just started: those that are to run always
+/// do then, although they were stopped.
+pub(super) async fn restart(engine: Weak<Engine>, watched: Watched, first: bool) {
+    let mut seen: BTreeMap<String, Option<u64>> = BTreeMap::new();
+    let mut pauses: BTreeMap<String, Duration> = BTreeMap::new();
+    if first {
+        let stopped = |c: &&Container| matches!(c.phase(), Phase::Exited { .. }) && c.policy() == Policy::Always;
+        for container in watched.table().iter().filter(stopped) {
+            tokio::spawn(restart_one(engine.clone(), run_of(container), Duration::ZERO, container.restarts.count));
+        }
+    }
+    loop {
+        let due = watched.until(|table| {
+            seen.retain(|id, _| table.find(id).is_ok());
+            pauses.retain(|id, _| table.find(id).is_ok());
+            let ended = table.iter().filter(|c| matches!(c.phase(), Phase::Restarting { .. }));
+            let due: Vec<_> = ended.filter(|c| seen.get(&c.record.id) != Some(&run_of(c).1)).cloned().collect();
+            (!due.is_empty()).then_some(due)
+        });
+        let Ok(due) = due.await else { return };
+        for container in due {
+            let (id, started) = run_of(&container);
+            let finished = container.run.as_ref().and_then(|run| run.finished_ns);
+            let ran = finished.zip(started).map_or(0, |(finished, started)| finished.saturating_sub(started));
+            let pause = restart::pause(pauses.get(&id).copied(), Duration::from_nanos(ran));
+            pauses.insert(id.clone(), pause);
+            seen.insert(id.clone(), started);
+            tokio::spawn(restart_one(engine.clone(), (id, started), pause, container.restarts.count + 1));
+        }
+    }
+}
+
+fn run_of(container: &Container) -> RunOf {
+    (container.record.id.clone(), container.run.as_ref().and_then(|run| run.started_ns))
+}
+
+/// Starts one, and tries again until it runs, or nobody wants it to any more.
+async fn restart_one(engine: Weak<Engine>, run: RunOf, pause: Duration, count: u32) {
+    let (id, _) = &run;
+    tokio::time::sleep(pause).await;
+    loop {
+        let Some(engine) = engine.upgrade() else { return };
+        {
+            let lock = engine.lock(id);
+            let _held = lock.lock().await;
+            // Somebody may have started, stopped or removed it.
+            let table = engine.table();
+            let Ok(container) = table.find(id) else { return };
+            let wanted = match container.phase() {
+                Phase::Restarting { .. } => true,
+                // One that was stopped, at the endpoint VM's start.
+                Phase::Exited { .. } => pause.is_zero(),
+                _ => false,
+            };
+            if !wanted || run_of(container) != run {
+                return;
+            }
+            match engine.power_on(id, count).await {
+                // What has no process now will have none in a moment either.
+                Ok(_) | Err(Failure::NotFound(_) | Failure::NoProcess { .. }) => return,
+                Err(_) => {}
+            }
+        }
+        drop(engine);
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Checks the health of containers that have a check.
+pub(super) async fn check(engine: Weak<Engine>, watched: Watched, guests: Guests) {
+    let mut begun: BTreeMap<String, u64> = BTreeMap::new();
+    loop {
+        let due = watched.until(|table| {
+            begun.retain(|id, _| table.find(id).is_ok());
+            let due: Vec<_> = health::due(table)
+                .filter(|checked| begun.get(&checked.container.record.id) != Some(&checked.started_ns))
+                .collect();
+            (!due.is_empty()).then_some(due)
+        });
+        let Ok(due) = due.await else { return };
+        for checked in due {
+            begun.insert(checked.container.record.id.clone(), checked.started_ns);
+            let engine = engine.clone();
+            let tell = move |container: &Container, status| {
+                if let Some(engine) = engine.upgrade() {
+                    engine.tell(container, Change::Health { status });
+                }
+            };
+            let (healths, switchboard) = (guests.healths.clone(), guests.switchboard.clone());
+            tokio::spawn(checked.watch(healths, watched.clone(), switchboard, tell));
+        }
+    }
+}
