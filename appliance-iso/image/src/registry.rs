@@ -15,10 +15,11 @@ use oci_client::client::{
 };
 use oci_client::errors::{OciDistributionError, OciErrorCode};
 use oci_client::manifest::{
-    IMAGE_CONFIG_MEDIA_TYPE, IMAGE_DOCKER_CONFIG_MEDIA_TYPE, OciDescriptor, OciImageManifest, OciManifest,
+    IMAGE_CONFIG_MEDIA_TYPE, IMAGE_DOCKER_CONFIG_MEDIA_TYPE, IMAGE_MANIFEST_MEDIA_TYPE, OciDescriptor,
+    OciImageManifest, OciManifest,
 };
 use oci_client::secrets::RegistryAuth;
-use oci_client::{Client, Reference};
+use oci_client::{Client, Reference, RegistryOperation};
 use secret::Secret;
 use serde::Deserialize;
 
@@ -169,6 +170,13 @@ impl Access {
         local || self.insecure.iter().any(|pattern| matches(pattern, registry))
     }
 
+    fn allows(&self, registry: &str) -> Result<(), RegistryError> {
+        if self.allowed.is_empty() || self.allowed.iter().any(|pattern| matches(pattern, registry)) {
+            return Ok(());
+        }
+        Err(RegistryError::NotAllowed(registry.to_owned()))
+    }
+
     fn client(&self, registry: &str, protocol: ClientProtocol) -> Result<Client, RegistryError> {
         // reqwest takes the process's own; that there is one already is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -192,6 +200,49 @@ impl Access {
     }
 }
 
+impl Login {
+    fn auth(&self) -> RegistryAuth {
+        match self {
+            Self::Anonymous => RegistryAuth::Anonymous,
+            Self::User { name, password } => RegistryAuth::Basic(name.clone(), password.reveal().to_owned()),
+        }
+    }
+}
+
+/// Asks a registry, `host[:port]`, whether it takes a user's word.
+///
+/// # Errors
+/// [`RegistryError::Denied`] when it does not, others when it cannot be asked.
+pub async fn check_login(access: &Access, host: &str, login: &Login) -> Result<(), RegistryError> {
+    access.allows(host)?;
+    // There need not be such an image: it is the answer to the user that counts.
+    let reference = crate::name::parse(&format!("{host}/login:check"))
+        .map_err(|e| RegistryError::Failed { registry: host.to_owned(), reason: e.to_string() })?;
+    let ask = async |protocol| {
+        let client = access.client(reference.registry(), protocol)?;
+        let registry = Registry { client, reference: reference.clone(), auth: login.auth() };
+        // A registry with tokens refuses one here; one that asks for the password itself only when it is asked for something.
+        let answer = match registry.client.auth(&reference, &registry.auth, RegistryOperation::Pull).await {
+            Ok(Some(_)) => return Ok(Ok(())),
+            Ok(None) => {
+                registry.client.pull_manifest_raw(&reference, &registry.auth, &[IMAGE_MANIFEST_MEDIA_TYPE]).await
+            }
+            Err(error) => Err(error),
+        };
+        Ok::<_, RegistryError>(answer.map(drop).map_err(|error| (registry, error)))
+    };
+    let mut answer = ask(ClientProtocol::Https).await?;
+    if matches!(answer, Err((_, OciDistributionError::RequestError(_)))) && access.is_insecure(host) {
+        answer = ask(ClientProtocol::Http).await?;
+    }
+    let Err((registry, error)) = answer else { return Ok(()) };
+    match registry.failure(error) {
+        RegistryError::NoSuch { .. } => Ok(()),
+        RegistryError::Denied { message, .. } if message.contains("repository name not known") => Ok(()),
+        other => Err(other),
+    }
+}
+
 impl Registry {
     /// Asks the registry that `reference` names for the image's description.
     ///
@@ -203,13 +254,8 @@ impl Registry {
         login: &Login,
     ) -> Result<(Self, Resolved), RegistryError> {
         let host = reference.registry();
-        if !access.allowed.is_empty() && !access.allowed.iter().any(|pattern| matches(pattern, host)) {
-            return Err(RegistryError::NotAllowed(host.to_owned()));
-        }
-        let auth = match login {
-            Login::Anonymous => RegistryAuth::Anonymous,
-            Login::User { name, password } => RegistryAuth::Basic(name.clone(), password.reveal().to_owned()),
-        };
+        access.allows(host)?;
+        let auth = login.auth();
         let at = |protocol| -> Result<Self, RegistryError> {
             let client = access.client(host, protocol)?;
             Ok(Self { client, reference: reference.clone(), auth: auth.clone() })

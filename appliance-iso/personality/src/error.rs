@@ -25,6 +25,9 @@ pub(crate) enum ApiError {
     /// Not in the state that the thing is in; the text is Docker's.
     #[error("{0}")]
     Conflict(String),
+    /// Somebody else does not take the user's word.
+    #[error("{0}")]
+    Unauthorized(String),
     /// The admin does not want it.
     #[error("{0}")]
     Forbidden(String),
@@ -43,6 +46,7 @@ impl ApiError {
             Self::NotYet { .. } => StatusCode::NOT_IMPLEMENTED,
             Self::Bad(_) => StatusCode::BAD_REQUEST,
             Self::Conflict(_) => StatusCode::CONFLICT,
+            Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,

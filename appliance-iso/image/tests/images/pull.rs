@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use image_store::index::Removed;
-use image_store::registry::{Access, Login};
+use image_store::registry::{Access, Login, check_login};
 use image_store::{Digest, ImageStore, PullError, Pulled, Step, Told};
 use secret::Secret;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -27,6 +27,24 @@ fn file(store: &ImageStore<Folders>, folders: &Folders, id: &Digest, path: &str)
     let index = store.index();
     let disk = &index.disks[&index.images[id].disk];
     std::fs::read(folders.disk(&disk.name).join(path)).ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_is_checked_where_it_is_for() {
+    if !installed() {
+        return;
+    }
+    let (private, public) = (Served::private(), Served::start());
+    let login = |password: &str| Login::User { name: "ann".into(), password: Secret::new(password.to_owned()) };
+    let check = async |address: &str, access: &Access, password: &str| {
+        check_login(access, address, &login(password)).await.map_err(|e| e.to_string())
+    };
+    let (any, none) = (Access::default(), Access { allowed: vec!["registry.example".into()], ..Access::default() });
+    assert_eq!(check(&private.address, &any, "secret1").await, Ok(()));
+    let said = check(&private.address, &any, "wrong").await.unwrap_err();
+    assert!(said.contains("authentication required") || said.contains("incorrect username"), "{said}");
+    assert_eq!(check(&public.address, &any, "whatever").await, Ok(()), "who asks for nothing takes anybody");
+    assert!(check(&private.address, &none, "secret1").await.unwrap_err().contains("whitelist mode"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,7 +13,7 @@ use axum::{
     routing::get,
 };
 use futures_util::stream;
-use port_layer::container::events::Event;
+use port_layer::container::events::{Event, ImageChange, Subject};
 use port_layer::container::table::Change;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -139,22 +139,43 @@ impl Filters {
     }
 
     fn accept(&self, event: &Event) -> bool {
-        let record = &event.record;
-        self.0.iter().all(|(key, values)| match key.as_str() {
-            "type" => values.contains("container"),
-            "scope" => values.contains("local"),
-            "event" => values.contains(action(&event.change)),
-            "container" => {
-                values.iter().any(|v| record.id.starts_with(v.as_str()) || record.name == v.trim_start_matches('/'))
-            }
-            "image" => values.iter().any(|v| words::is_image(record, v)),
-            "label" => {
-                let labels = words::config(record).labels.unwrap_or_default();
-                values.iter().all(|v| words::has_label(&labels, v))
-            }
-            // No container is a network, a volume or a plugin.
-            _ => false,
-        })
+        match &event.subject {
+            Subject::Container { record, change } => self.0.iter().all(|(key, values)| match key.as_str() {
+                "type" => values.contains("container"),
+                "scope" => values.contains("local"),
+                "event" => values.contains(action(change)),
+                "container" => {
+                    values.iter().any(|v| record.id.starts_with(v.as_str()) || record.name == v.trim_start_matches('/'))
+                }
+                "image" => values.iter().any(|v| words::is_image(record, v)),
+                "label" => {
+                    let labels = words::config(record).labels.unwrap_or_default();
+                    values.iter().all(|v| words::has_label(&labels, v))
+                }
+                // No container is a network, a volume or a plugin.
+                _ => false,
+            }),
+            Subject::Image { id, name, change } => self.0.iter().all(|(key, values)| match key.as_str() {
+                "type" => values.contains("image"),
+                "scope" => values.contains("local"),
+                "event" => values.contains(image_action(*change)),
+                "image" => values.iter().any(|v| {
+                    let untagged = name.rsplit_once(':').map_or(name.as_str(), |(untagged, _)| untagged);
+                    id == v || name == v || untagged == v
+                }),
+                _ => false,
+            }),
+        }
+    }
+}
+
+/// Docker's word for what has happened to an image.
+fn image_action(change: ImageChange) -> &'static str {
+    match change {
+        ImageChange::Pull => "pull",
+        ImageChange::Tag => "tag",
+        ImageChange::Untag => "untag",
+        ImageChange::Delete => "delete",
     }
 }
 
@@ -172,6 +193,7 @@ fn action(change: &Change) -> &'static str {
         Change::Unpause => "unpause",
         Change::Rename { .. } => "rename",
         Change::Destroy => "destroy",
+        Change::Health { .. } => "health_status",
         Change::Attach => "attach",
         Change::Detach => "detach",
         Change::Resize { .. } => "resize",
@@ -183,48 +205,72 @@ fn action(change: &Change) -> &'static str {
 }
 
 fn message(event: &Event, version: ApiVersion) -> Value {
-    let record = &event.record;
-    let mut attributes: BTreeMap<String, String> =
-        words::config(record).labels.unwrap_or_default().into_iter().collect();
-    attributes.insert("image".to_owned(), record.image.clone());
-    attributes.insert("name".to_owned(), record.name.clone());
-    match &event.change {
-        Change::Die { code } => drop(attributes.insert("exitCode".to_owned(), code.to_string())),
-        Change::Kill { signal } => drop(attributes.insert("signal".to_owned(), signal.to_string())),
-        Change::Resize { width, height } => {
-            attributes.insert("width".to_owned(), width.to_string());
-            attributes.insert("height".to_owned(), height.to_string());
+    match &event.subject {
+        Subject::Container { record, change } => {
+            let labels = words::config(record).labels.unwrap_or_default();
+            let mut attributes: BTreeMap<String, String> = labels.into_iter().collect();
+            attributes.insert("image".to_owned(), record.image.clone());
+            attributes.insert("name".to_owned(), record.name.clone());
+            attributes.extend(details(change).into_iter().map(|(name, value)| (name.to_owned(), value)));
+            let action = match change {
+                Change::ExecCreate { command, .. } | Change::ExecStart { command, .. } => {
+                    format!("{}: {command}", action(change))
+                }
+                Change::Health { status } => format!("{}: {}", action(change), status.word()),
+                _ => action(change).to_owned(),
+            };
+            let said = Said { kind: "container", id: &record.id, action: &action, from: Some(&record.image) };
+            said.message(event.time_ns, &attributes, version)
         }
-        Change::ExecCreate { id, .. } | Change::ExecStart { id, .. } => {
-            attributes.insert("execID".to_owned(), id.clone());
+        Subject::Image { id, name, change } => {
+            let attributes = BTreeMap::from([("name".to_owned(), name.clone())]);
+            let said = Said { kind: "image", id, action: image_action(*change), from: None };
+            said.message(event.time_ns, &attributes, version)
         }
-        Change::ExecDie { id, code } => {
-            attributes.insert("execID".to_owned(), id.clone());
-            attributes.insert("exitCode".to_owned(), code.to_string());
+    }
+}
+
+/// What a change has besides its name.
+fn details(change: &Change) -> Vec<(&'static str, String)> {
+    match change {
+        Change::Die { code } => vec![("exitCode", code.to_string())],
+        Change::Kill { signal } => vec![("signal", signal.to_string())],
+        Change::Resize { width, height } => vec![("width", width.to_string()), ("height", height.to_string())],
+        Change::ExecCreate { id, .. } | Change::ExecStart { id, .. } => vec![("execID", id.clone())],
+        Change::ExecDie { id, code } => vec![("execID", id.clone()), ("exitCode", code.to_string())],
+        Change::Rename { old } => vec![("oldName", format!("/{old}"))],
+        _ => Vec::new(),
+    }
+}
+
+/// An event in Docker's words.
+struct Said<'a> {
+    kind: &'a str,
+    id: &'a str,
+    action: &'a str,
+    from: Option<&'a String>,
+}
+
+impl Said<'_> {
+    fn message(&self, time_ns: u64, attributes: &BTreeMap<String, String>, version: ApiVersion) -> Value {
+        let mut message = json!({
+            "Type": self.kind,
+            "Action": self.action,
+            "Actor": {"ID": self.id, "Attributes": attributes},
+            "scope": "local",
+            "time": time_ns / 1_000_000_000,
+            "timeNano": time_ns,
+        });
+        if version < ApiVersion::new(1, 52) {
+            // Clients of long ago read these.
+            message["status"] = json!(self.action);
+            message["id"] = json!(self.id);
+            if let Some(from) = self.from {
+                message["from"] = json!(from);
+            }
         }
-        Change::Rename { old } => drop(attributes.insert("oldName".to_owned(), format!("/{old}"))),
-        _ => {}
+        message
     }
-    let mut action = action(&event.change).to_owned();
-    if let Change::ExecCreate { command, .. } | Change::ExecStart { command, .. } = &event.change {
-        action.push_str(": ");
-        action.push_str(command);
-    }
-    let mut message = json!({
-        "Type": "container",
-        "Action": action,
-        "Actor": {"ID": record.id, "Attributes": attributes},
-        "scope": "local",
-        "time": event.time_ns / 1_000_000_000,
-        "timeNano": event.time_ns,
-    });
-    if version < ApiVersion::new(1, 52) {
-        // Clients of long ago read these.
-        message["status"] = json!(action);
-        message["id"] = json!(record.id);
-        message["from"] = json!(record.image);
-    }
-    message
 }
 
 #[cfg(test)]
@@ -246,7 +292,7 @@ mod tests {
             config: r#"{"Labels":{"tier":"front"}}"#.into(),
             host_config: "{}".into(),
         };
-        Event { time_ns: 2_000_000_003, record, change }
+        Event { time_ns: 2_000_000_003, subject: Subject::Container { record: Box::new(record), change } }
     }
 
     #[test]
@@ -277,6 +323,18 @@ mod tests {
         ] {
             assert_eq!(Filters::read(text).unwrap().accept(&die), expected, "{text}");
         }
+        let subject =
+            Subject::Image { id: "sha256:77".into(), name: "host:5000/nginx:1".into(), change: ImageChange::Untag };
+        let untag = Event { time_ns: 1, subject };
+        for (text, expected) in [
+            (r#"{"type":["image"],"image":["host:5000/nginx"]}"#, true),
+            (r#"{"event":["untag"],"image":["sha256:77"]}"#, true),
+            (r#"{"image":["host"]}"#, false),
+            (r#"{"container":["web"]}"#, false),
+        ] {
+            assert_eq!(Filters::read(text).unwrap().accept(&untag), expected, "{text}");
+        }
+        assert_eq!(message(&untag, ApiVersion::new(1, 52))["Actor"]["Attributes"]["name"], "host:5000/nginx:1");
         assert_eq!(Filters::read(r#"{"colour":["red"]}"#).unwrap_err().to_string(), "invalid filter 'colour'");
     }
 }

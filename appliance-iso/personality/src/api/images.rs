@@ -16,9 +16,10 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use bollard_stubs::models::{ContainerSummary, ImageDeleteResponseItem, ImageSummary};
 use futures_util::stream;
 use image_store::index::{Found, Image, Index, RemoveError, Removed};
-use image_store::registry::{Access, Login, RegistryError};
+use image_store::registry::{Access, Login, RegistryError, check_login};
 use image_store::{Digest, PullError, StoreError, name};
 use port_layer::Engine;
+use port_layer::container::events::{History, ImageChange};
 use secret::Secret;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -35,6 +36,7 @@ pub(super) fn routes() -> Router<Arc<State>> {
         .route("/images/create", post(pull))
         .route("/system/df", get(usage))
         .route("/images/prune", post(prune))
+        .route("/auth", post(auth))
         .route("/images/{*rest}", get(look).post(change))
         .route("/images/{*rest}", delete(remove))
 }
@@ -142,7 +144,8 @@ async fn usage(Shared(state): Shared<Arc<State>>) -> Result<Json<Value>, ApiErro
     let images = summaries(&engine, &Filters::default(), true)?;
     let bytes = engine.images().index().disks.values().flat_map(|d| &d.layers).sum();
     let now = OffsetDateTime::now_utc();
-    let containers: Vec<_> = engine.table().iter().map(|c| container::summary(c, &engine.phase(c), now)).collect();
+    let containers: Vec<_> =
+        engine.table().iter().map(|c| container::summary(c, &engine.phase(c), None, now)).collect();
     Ok(Json(usage_of(bytes, &images, &containers)))
 }
 
@@ -302,18 +305,11 @@ async fn pull(
         return Err(ApiError::Bad(format!("platform {platform:?}: containers of a VCH are linux/amd64")));
     }
     let login = login(&headers)?;
-    let registry = &state.config.registry;
-    let access = Access {
-        insecure: registry.insecure.clone(),
-        allowed: registry.allowed.clone(),
-        roots_pem: registry.ca_pem.clone(),
-        https_proxy: registry.https_proxy.clone(),
-        http_proxy: registry.http_proxy.clone(),
-        no_proxy: registry.no_proxy.clone(),
-    };
+    let access = access(&state);
     let engine = state.engine().await?;
     let engine = engine.ok_or_else(|| ApiError::Unavailable("this VCH has no image store".to_owned()))?;
     let familiar = name::familiar(&reference);
+    let history = state.reach.history().clone();
     let mut pulling = engine.images().pull(access, reference, login);
     let Some(first) = pulling.step().await else {
         // Before anything was said, the failure is the answer's status.
@@ -322,20 +318,65 @@ async fn pull(
             Err(error) => Err(error.into()),
         };
     };
-    let begun = (Some(first), Some((pulling, familiar)));
+    let begun = (Some(first), Some((pulling, familiar, history)));
     let body = stream::unfold(begun, |(first, rest)| async move {
-        let (mut pulling, familiar) = rest?;
+        let (mut pulling, familiar, history) = rest?;
         let step = match first {
             Some(step) => Some(step),
             None => pulling.step().await,
         };
         let (lines, rest) = match step {
-            Some(step) => (progress::step(&step), Some((pulling, familiar))),
-            None => (progress::end(&familiar, pulling.outcome().await), None),
+            Some(step) => (progress::step(&step), Some((pulling, familiar, history))),
+            None => {
+                let outcome = pulling.outcome().await;
+                if outcome.is_ok() {
+                    history.tell_of_image(&familiar, &familiar, ImageChange::Pull);
+                }
+                (progress::end(&familiar, outcome), None)
+            }
         };
         Some((Ok::<_, std::convert::Infallible>(lines), (None, rest)))
     });
     Ok(([(CONTENT_TYPE, "application/json")], Body::from_stream(body)).into_response())
+}
+
+/// How registries are reached.
+fn access(state: &State) -> Access {
+    let registry = &state.config.registry;
+    Access {
+        insecure: registry.insecure.clone(),
+        allowed: registry.allowed.clone(),
+        roots_pem: registry.ca_pem.clone(),
+        https_proxy: registry.https_proxy.clone(),
+        http_proxy: registry.http_proxy.clone(),
+        no_proxy: registry.no_proxy.clone(),
+    }
+}
+
+/// `docker login`: whether a registry takes the user's word.
+async fn auth(Shared(state): Shared<Arc<State>>, Json(auth): Json<Auth>) -> Result<Json<Value>, ApiError> {
+    let registry = registry_of(&auth.server_address);
+    let login = auth.login(|| ApiError::Bad("invalid login: it has neither user nor password".to_owned()))?;
+    if matches!(login, Login::Anonymous) {
+        return Err(ApiError::Bad("no username and password given".to_owned()));
+    }
+    check_login(&access(&state), &registry, &login).await.map_err(|error| match &error {
+        RegistryError::Denied { message, .. } => {
+            ApiError::Unauthorized(format!("login attempt to {registry} failed: {message}"))
+        }
+        RegistryError::NotAllowed(_) => ApiError::Forbidden(error.to_string()),
+        _ => ApiError::Failed(error.to_string()),
+    })?;
+    Ok(Json(json!({"Status": "Login Succeeded", "IdentityToken": ""})))
+}
+
+/// The registry in what a client calls a server's address: with a scheme, with a path, or Docker's own.
+fn registry_of(address: &str) -> String {
+    let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
+    match rest.split('/').next().unwrap_or_default() {
+        "" | "index.docker.io" | "registry-1.docker.io" => "docker.io".to_owned(),
+        host => host.to_owned(),
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -348,6 +389,8 @@ struct Auth {
     auth: Option<Secret>,
     #[serde(default, rename = "identitytoken")]
     identity_token: String,
+    #[serde(default, rename = "serveraddress")]
+    server_address: String,
 }
 
 /// The header `X-Registry-Auth`: JSON in base64.
@@ -357,18 +400,25 @@ fn login(headers: &HeaderMap) -> Result<Login, ApiError> {
     let text = value.as_bytes();
     let json = URL_SAFE.decode(text).or_else(|_| STANDARD.decode(text)).map_err(|_| invalid())?;
     let auth: Auth = serde_json::from_slice(&json).map_err(|_| invalid())?;
-    if !auth.identity_token.is_empty() {
-        return Err(ApiError::NotYet { endpoint: "identity tokens of registries".to_owned() });
+    auth.login(invalid)
+}
+
+impl Auth {
+    fn login(self, invalid: impl Fn() -> ApiError) -> Result<Login, ApiError> {
+        if !self.identity_token.is_empty() {
+            return Err(ApiError::NotYet { endpoint: "identity tokens of registries".to_owned() });
+        }
+        if let Some(both) = self.auth.filter(|both| self.username.is_empty() && !both.is_empty()) {
+            let both = STANDARD.decode(both.reveal()).ok().and_then(|b| String::from_utf8(b).ok());
+            let both = both.ok_or_else(&invalid)?;
+            let (name, password) = both.split_once(':').ok_or_else(invalid)?;
+            return Ok(Login::User { name: name.to_owned(), password: Secret::new(password.to_owned()) });
+        }
+        Ok(match self.password {
+            Some(password) if !self.username.is_empty() => Login::User { name: self.username, password },
+            _ => Login::Anonymous,
+        })
     }
-    if let Some(both) = auth.auth.filter(|_| auth.username.is_empty()) {
-        let both = STANDARD.decode(both.reveal()).ok().and_then(|b| String::from_utf8(b).ok()).ok_or_else(invalid)?;
-        let (name, password) = both.split_once(':').ok_or_else(invalid)?;
-        return Ok(Login::User { name: name.to_owned(), password: Secret::new(password.to_owned()) });
-    }
-    Ok(match auth.password {
-        Some(password) if !auth.username.is_empty() => Login::User { name: auth.username, password },
-        _ => Login::Anonymous,
-    })
 }
 
 /// An image's name holds slashes, so that what is asked of it is the last part of the path.
@@ -462,6 +512,7 @@ async fn change(
                 return Err(ApiError::Bad("refusing to create a tag with a digest reference".to_owned()));
             }
             engine.images().tag(id, &reference.whole()).await?;
+            state.reach.history().tell_of_image(id.as_str(), &name::familiar(&reference), ImageChange::Tag);
             Ok(StatusCode::CREATED)
         }
         "push" => Err(ApiError::NotYet { endpoint: "POST /images/{name}/push".to_owned() }),
@@ -480,11 +531,25 @@ async fn remove(
     Query(query): Query<RemoveQuery>,
 ) -> Result<Json<Vec<ImageDeleteResponseItem>>, ApiError> {
     let engine = engine(&state, &wanted).await?;
-    let removed = take(&engine, &wanted, truth(query.force.as_ref())).await?;
+    let removed = take(&engine, state.reach.history(), &wanted, truth(query.force.as_ref())).await?;
     Ok(Json(removed.into_iter().map(item).collect()))
 }
 
-async fn take(engine: &Arc<Engine>, wanted: &str, force: bool) -> Result<Vec<Removed>, ApiError> {
+async fn take(engine: &Arc<Engine>, history: &History, wanted: &str, force: bool) -> Result<Vec<Removed>, ApiError> {
+    let index = engine.images().index();
+    let id = find(&index, wanted).map(|(id, _)| id.to_string()).unwrap_or_default();
+    let removed = take_silently(engine, wanted, force).await?;
+    for one in &removed {
+        let change = match one {
+            Removed::Untagged(_) => ImageChange::Untag,
+            Removed::Deleted(_) => ImageChange::Delete,
+        };
+        history.tell_of_image(&id, &id, change);
+    }
+    Ok(removed)
+}
+
+async fn take_silently(engine: &Arc<Engine>, wanted: &str, force: bool) -> Result<Vec<Removed>, ApiError> {
     let (engine, wanted) = (Arc::clone(engine), wanted.to_owned());
     let whole = name::parse(&wanted).ok().map(|r| r.whole());
     // It is seen through although the client goes away.
@@ -493,8 +558,8 @@ async fn take(engine: &Arc<Engine>, wanted: &str, force: bool) -> Result<Vec<Rem
         let user = |id: &Digest| {
             let mut users: Vec<_> = table.iter().filter(|c| c.record.image_id == id.as_str()).collect();
             // One that runs is what matters most.
-            users.sort_by_key(|c| !c.phase().is_alive());
-            users.first().map(|c| (c.record.id.chars().take(12).collect(), c.phase().is_alive()))
+            users.sort_by_key(|c| !c.phase().is_up());
+            users.first().map(|c| (c.record.id.chars().take(12).collect(), c.phase().is_up()))
         };
         let used = |disk: &str| table.iter().any(|c| c.record.disk == disk);
         let outcome = engine.images().remove(&wanted, whole.as_deref(), force, user, used).await;
@@ -530,7 +595,7 @@ async fn prune(Shared(state): Shared<Arc<State>>, Query(query): Query<ListQuery>
                 continue;
             }
             // One that a container has begun to use since is left alone.
-            if let Ok(removed) = take(&engine, id.as_str(), true).await {
+            if let Ok(removed) = take(&engine, state.reach.history(), id.as_str(), true).await {
                 deleted.extend(removed.into_iter().map(item));
                 freed += image.bytes;
             }
@@ -575,6 +640,18 @@ mod tests {
             ("busybox:latest", "box", false),
         ] {
             assert_eq!(is_like(name, pattern), expected, "{name} {pattern}");
+        }
+    }
+
+    #[test]
+    fn a_servers_address_is_a_registry() {
+        for (address, registry) in [
+            ("https://index.docker.io/v1/", "docker.io"),
+            ("", "docker.io"),
+            ("reg.example:5000", "reg.example:5000"),
+            ("http://10.0.0.1:5000/v2/", "10.0.0.1:5000"),
+        ] {
+            assert_eq!(registry_of(address), registry, "{address}");
         }
     }
 

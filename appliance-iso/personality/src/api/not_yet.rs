@@ -13,7 +13,6 @@ use crate::error::ApiError;
 
 /// Method and path of each.
 const ENDPOINTS: &[(Method, &str)] = &[
-    (Method::POST, "/auth"),
     (Method::POST, "/build"),
     (Method::POST, "/build/cancel"),
     (Method::POST, "/commit"),

@@ -70,7 +70,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("image prune -f", "Total reclaimed space: 0B"),
     ("import DIR/file", "!does not yet implement POST /images/create"),
     ("load -i DIR/file", "!does not yet implement POST /images/load"),
-    ("login -u a -p b registry.invalid", "!does not yet implement POST /auth"),
+    ("login -u a -p b registry.invalid", "!registry.invalid"),
     ("network create front", "!does not yet implement POST /networks/create"),
     ("network prune -f", ""),
     ("plugin install vieux/sshfs", "!does not yet implement GET /plugins/privileges"),
