@@ -1,0 +1,162 @@
+//! What containers take on the lab, with real guests: `start` and `exec`, each against its counterpart in the same run.
+//!
+//! * `start`: `docker start` until the process runs, against a bare boot of the same kernel to PID 1; what the guest has used of
+//!   its memory by then, and tether's part of it.
+//! * `exec`: the last fifty of 500 `docker exec` against the first fifty; a hundred at once.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a bench says how it fails by panicking")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "stdout is the figure, stderr the progress")]
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use guest_vm::Guest;
+use registry_server::Served;
+use registry_server::tarball::{busybox, gzip};
+use vic_tests::block_on;
+use vic_tests::lab::{ADDRESS, Lab, text};
+use vic_tests::suite::NAME;
+
+/// Where guests of the lab reach the registry.
+const REGISTRY: &str = "192.168.120.1:5000";
+const STARTS: usize = 10;
+const EXECS: usize = 500;
+/// So many of the first and of the last are compared.
+const SAMPLE: usize = 50;
+const AT_ONCE: usize = 100;
+
+struct Vch {
+    lab: Lab,
+}
+
+impl Vch {
+    fn up() -> Self {
+        let lab = Lab::up(&[]);
+        let stage = &lab.stage;
+        let served = Served::start();
+        let root = busybox();
+        block_on(served.push("busybox:1", &[(gzip(&root), &root[..])]));
+        let ip = format!("{ADDRESS}/24");
+        let args =
+            ["--public-network-ip", &ip, "--public-network-gateway", "192.168.120.1", "--insecure-registry", REGISTRY];
+        stage.vic("create", &stage.create_args(NAME, &args)).ended_with(0);
+        let mut command = std::process::Command::new(vic_tests::program("vic-lab"));
+        command.env("VIC_LAB_DIR", lab.folder()).args(["exec", "--", "docker-registry"]);
+        let _serving = served.also(REGISTRY, command);
+        let vch = Self { lab };
+        let image = format!("{REGISTRY}/busybox:1");
+        vch.docker(&["pull", &image]);
+        vch.docker(&["tag", &image, "busybox"]);
+        vch
+    }
+
+    fn docker(&self, args: &[&str]) -> String {
+        let output = self.lab.docker(&self.lab.stage.folder.path().join(NAME), args);
+        assert!(output.status.success(), "docker {args:?}: {}", text(&output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    fn timed(&self, args: &[&str]) -> f64 {
+        let start = Instant::now();
+        self.docker(args);
+        start.elapsed().as_secs_f64()
+    }
+}
+
+impl Drop for Vch {
+    fn drop(&mut self) {
+        let _ = self.lab.stage.vic("delete", &["--name", NAME, "--force"]);
+    }
+}
+
+/// Power-on to the line of a PID 1 that does nothing else.
+fn bare(iso: &std::path::Path) -> f64 {
+    let mut guest = Guest::boot(iso, &[], None, &[]);
+    guest.wait_for_line("bare: PID 1 runs");
+    let took = guest.age();
+    guest.wait_for_power_off();
+    took.as_secs_f64()
+}
+
+/// The value that so many per cent do not pass.
+fn percentile(times: &[f64], per_cent: usize) -> f64 {
+    let mut times = times.to_vec();
+    times.sort_by(f64::total_cmp);
+    times[(times.len() * per_cent).div_ceil(100).max(1) - 1]
+}
+
+fn start() {
+    let iso = PathBuf::from(std::env::var_os("VIC_BARE_ISO").expect("./scripts/bench start sets VIC_BARE_ISO"));
+    let vch = Vch::up();
+    vch.docker(&["create", "--name", "c", "-m", "512m", "busybox", "sleep", "100000"]);
+    let (mut ours, mut bares) = (Vec::new(), Vec::new());
+    for round in 1..=STARTS {
+        bares.push(bare(&iso));
+        ours.push(vch.timed(&["start", "c"]));
+        eprintln!("start: round {round} of {STARTS}: ours {:.2} s, bare {:.2} s", ours[round - 1], bares[round - 1]);
+        if round < STARTS {
+            vch.docker(&["kill", "c"]);
+        }
+    }
+    let (half, most, bare) = (percentile(&ours, 50), percentile(&ours, 95), percentile(&bares, 50));
+    println!("start ratio {:.2} (ours {half:.2} s, p95 {most:.2} s, bare {bare:.2} s)", half / bare);
+    let value = |text: &str, key: &str| -> f64 {
+        let line = text.lines().find_map(|l| l.strip_prefix(key)).unwrap_or_else(|| panic!("{key} is not in {text}"));
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    // What the kernel could give to others is not used.
+    let memory = vch.docker(&["exec", "c", "cat", "/proc/meminfo"]);
+    let used = (value(&memory, "MemTotal:") - value(&memory, "MemAvailable:")) / 1024.0;
+    let tether = value(&vch.docker(&["exec", "c", "cat", "/proc/1/status"]), "VmRSS:") / 1024.0;
+    println!("guest memory used after boot {used:.1} MB (limit 40), tether {tether:.1} MB resident (limit 10)");
+    assert!(used < 40.0 && tether < 10.0, "the guest takes too much memory");
+}
+
+fn exec() {
+    let vch = Vch::up();
+    vch.docker(&["run", "-d", "--name", "c", "-m", "512m", "busybox", "sleep", "100000"]);
+    let mut times = Vec::new();
+    for round in 1..=EXECS {
+        times.push(vch.timed(&["exec", "c", "true"]));
+        if round % 100 == 0 {
+            eprintln!("exec: {round} of {EXECS}");
+        }
+    }
+    let (first, last) = (percentile(&times[..SAMPLE], 50), percentile(&times[EXECS - SAMPLE..], 50));
+    println!(
+        "exec ratio {:.2} (the last {SAMPLE} of {EXECS} {last:.3} s, the first {SAMPLE} {first:.3} s)",
+        last / first
+    );
+    let begin = Instant::now();
+    std::thread::scope(|scope| {
+        let all: Vec<_> = (0..AT_ONCE)
+            .map(|n| {
+                let vch = &vch;
+                scope.spawn(move || vch.docker(&["exec", "c", "echo", &n.to_string()]))
+            })
+            .collect();
+        for (n, one) in all.into_iter().enumerate() {
+            assert_eq!(one.join().unwrap().trim(), n.to_string());
+        }
+    });
+    let at_once = begin.elapsed();
+    println!(
+        "exec at once {AT_ONCE} in {:.2} s ({:.3} s each, one alone {last:.3} s)",
+        seconds(at_once),
+        seconds(at_once) / AT_ONCE as f64
+    );
+}
+
+fn seconds(time: Duration) -> f64 {
+    time.as_secs_f64()
+}
+
+fn main() {
+    // cargo adds `--bench`.
+    for name in std::env::args().skip(1).filter(|a| !a.starts_with("--")) {
+        match name.as_str() {
+            "start" => start(),
+            "exec" => exec(),
+            other => panic!("{other}: start or exec"),
+        }
+    }
+}
