@@ -6,7 +6,7 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$ROOT"
 TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
 STATIC=x86_64-unknown-linux-gnu
-PYTHON="pyvmomi==9.1.1.0 jsonschema==4.26.0"
+PYTHON="pyvmomi==9.1.1.0 jsonschema==4.26.0 docker==7.1.0"
 export DEBIAN_FRONTEND=noninteractive
 
 say() { printf '\n== %s\n' "$*"; }
@@ -51,7 +51,7 @@ setup_docker() { command -v docker >/dev/null || packages docker.io; }
 
 # What the tests need beyond that.
 setup_tests() {
-    packages golang-go golang-github-vmware-govmomi-dev open-vm-tools e2fsprogs docker-registry busybox-static
+    packages golang-go golang-github-vmware-govmomi-dev open-vm-tools e2fsprogs docker-registry busybox-static docker.io
     setup_docker
     if [ "$(cat "$TARGET/venv/has" 2>/dev/null)" != "$PYTHON" ]; then
         say "installing $PYTHON"

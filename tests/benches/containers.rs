@@ -87,14 +87,14 @@ fn percentile(times: &[f64], per_cent: usize) -> f64 {
 fn start() {
     let iso = PathBuf::from(std::env::var_os("VIC_BARE_ISO").expect("./scripts/bench start sets VIC_BARE_ISO"));
     let vch = Vch::up();
-    vch.docker(&["create", "--name", "c", "-m", "512m", "busybox", "sleep", "100000"]);
+    vch.docker(&["create", "--name", "one", "-m", "512m", "busybox", "sleep", "100000"]);
     let (mut ours, mut bares) = (Vec::new(), Vec::new());
     for round in 1..=STARTS {
         bares.push(bare(&iso));
-        ours.push(vch.timed(&["start", "c"]));
+        ours.push(vch.timed(&["start", "one"]));
         eprintln!("start: round {round} of {STARTS}: ours {:.2} s, bare {:.2} s", ours[round - 1], bares[round - 1]);
         if round < STARTS {
-            vch.docker(&["kill", "c"]);
+            vch.docker(&["kill", "one"]);
         }
     }
     let (half, most, bare) = (percentile(&ours, 50), percentile(&ours, 95), percentile(&bares, 50));
@@ -104,19 +104,19 @@ fn start() {
         line.split_whitespace().next().unwrap().parse().unwrap()
     };
     // What the kernel could give to others is not used.
-    let memory = vch.docker(&["exec", "c", "cat", "/proc/meminfo"]);
+    let memory = vch.docker(&["exec", "one", "cat", "/proc/meminfo"]);
     let used = (value(&memory, "MemTotal:") - value(&memory, "MemAvailable:")) / 1024.0;
-    let tether = value(&vch.docker(&["exec", "c", "cat", "/proc/1/status"]), "VmRSS:") / 1024.0;
+    let tether = value(&vch.docker(&["exec", "one", "cat", "/proc/1/status"]), "VmRSS:") / 1024.0;
     println!("guest memory used after boot {used:.1} MB (limit 40), tether {tether:.1} MB resident (limit 10)");
     assert!(used < 40.0 && tether < 10.0, "the guest takes too much memory");
 }
 
 fn exec() {
     let vch = Vch::up();
-    vch.docker(&["run", "-d", "--name", "c", "-m", "512m", "busybox", "sleep", "100000"]);
+    vch.docker(&["run", "-d", "--name", "one", "-m", "512m", "busybox", "sleep", "100000"]);
     let mut times = Vec::new();
     for round in 1..=EXECS {
-        times.push(vch.timed(&["exec", "c", "true"]));
+        times.push(vch.timed(&["exec", "one", "true"]));
         if round % 100 == 0 {
             eprintln!("exec: {round} of {EXECS}");
         }
@@ -131,7 +131,7 @@ fn exec() {
         let all: Vec<_> = (0..AT_ONCE)
             .map(|n| {
                 let vch = &vch;
-                scope.spawn(move || vch.docker(&["exec", "c", "echo", &n.to_string()]))
+                scope.spawn(move || vch.docker(&["exec", "one", "echo", &n.to_string()]))
             })
             .collect();
         for (n, one) in all.into_iter().enumerate() {

@@ -39,6 +39,8 @@ use tokio::{
 
 /// The serial port that takes the process's output.
 const OUTPUT: &str = "/dev/ttyS1";
+/// Where the image has the kernel's modules.
+const MODULES: &str = "/lib/modules";
 /// Pause between two looks for the configuration, or two tries at the channel.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -46,6 +48,8 @@ const LOOK: Duration = Duration::from_millis(200);
 pub fn run() -> ! {
     console::install("tether");
     early::prepare(&Linux);
+    // They are loaded, and the root file system is memory.
+    let _ = std::fs::remove_dir_all(MODULES);
     loop {
         survive(|| match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => {

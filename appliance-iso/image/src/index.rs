@@ -215,7 +215,7 @@ impl Index {
         {
             return Err(RemoveError::InUse {
                 verb: if by_name { "remove repository reference" } else { "delete" },
-                wanted: wanted.to_owned(),
+                wanted: if by_name { format!("\"{wanted}\"") } else { wanted.to_owned() },
                 how: if running { "cannot be forced" } else { "must force" },
                 container,
                 image: id.hex().chars().take(12).collect(),

@@ -296,24 +296,7 @@ impl Registry {
             }
         };
         let config = self.config(&manifest).await?;
-        let read: Config = serde_json::from_str(&config)
-            .map_err(|e| self.no_image(format!("its configuration cannot be read: {e}")))?;
-        if (read.os.as_str(), read.architecture.as_str()) != ("linux", "amd64") {
-            let what = format!("it is for {}/{}, and containers here are linux/amd64", read.os, read.architecture);
-            return Err(self.no_image(what));
-        }
-        let (layers, ids) = (manifest.layers, read.rootfs.diff_ids);
-        if layers.len() != ids.len() {
-            let what = format!("its manifest has {} layers and its configuration {}", layers.len(), ids.len());
-            return Err(self.no_image(what));
-        }
-        for layer in &layers {
-            self.digest(layer.digest.clone())?;
-            if layer.size < 0 {
-                return Err(self.no_image(format!("layer {} has the size {}", layer.digest, layer.size)));
-            }
-        }
-        let layers = layers.into_iter().zip(ids).collect();
+        let layers = layers(manifest.layers, &config).map_err(|what| self.no_image(what))?;
         Ok(Resolved { digest, manifest: own, id: Digest::new(config.as_bytes()), config, layers })
     }
 
@@ -418,6 +401,39 @@ impl Registry {
             }
             OciDistributionError::DigestError(e) => self.no_image(e.to_string()),
             other => self.failed(&other),
+        }
+    }
+}
+
+/// The layers that manifest and configuration describe together, or why that is no image for a container here.
+fn layers(layers: Vec<OciDescriptor>, config: &str) -> Result<Vec<(OciDescriptor, Digest)>, String> {
+    let read: Config = serde_json::from_str(config).map_err(|e| format!("its configuration cannot be read: {e}"))?;
+    if (read.os.as_str(), read.architecture.as_str()) != ("linux", "amd64") {
+        return Err(format!("it is for {}/{}, and containers here are linux/amd64", read.os, read.architecture));
+    }
+    let ids = read.rootfs.diff_ids;
+    if layers.len() != ids.len() {
+        return Err(format!("its manifest has {} layers and its configuration {}", layers.len(), ids.len()));
+    }
+    for layer in &layers {
+        Digest::try_from(layer.digest.clone()).map_err(|e| e.to_string())?;
+        if layer.size < 0 {
+            return Err(format!("layer {} has the size {}", layer.digest, layer.size));
+        }
+    }
+    Ok(layers.into_iter().zip(ids).collect())
+}
+
+/// Reads a manifest and a configuration as a registry sends them: the image's layers, or why it is none.
+///
+/// # Errors
+/// A sentence.
+pub fn image_of(manifest: &[u8], config: &str) -> Result<Vec<(OciDescriptor, Digest)>, String> {
+    match serde_json::from_slice(manifest).map_err(|e| e.to_string())? {
+        OciManifest::Image(image) => layers(image.layers, config),
+        OciManifest::ImageIndex(index) => {
+            let entry = linux_amd64_resolver(&index.manifests);
+            Err(format!("its index leads to {}", entry.as_deref().unwrap_or("nothing for linux/amd64")))
         }
     }
 }

@@ -6,7 +6,7 @@ use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use registry_server::tarball::{busybox, gzip, noise};
-use registry_server::{Served, installed};
+use registry_server::{Served, Serving, installed};
 use vic_tests::block_on;
 use vic_tests::lab::{ADDRESS, Lab, text};
 use vic_tests::suite::NAME;
@@ -55,8 +55,8 @@ fn until(lab: &Lab, what: &str, args: &[&str], wanted: impl Fn(&Output) -> bool)
     }
 }
 
-/// Makes a VCH with the image `busybox`; returns the endpoint VM's id.
-fn busybox_vch(lab: &Lab) -> String {
+/// Makes a VCH, and a registry in the lab's network with a busybox; returns the endpoint VM's id.
+pub(crate) fn busybox_registry(lab: &Lab) -> (String, (Served, Serving)) {
     let stage = &lab.stage;
     let served = Served::start();
     let root = busybox();
@@ -65,10 +65,16 @@ fn busybox_vch(lab: &Lab) -> String {
     let args =
         ["--public-network-ip", &ip, "--public-network-gateway", "192.168.120.1", "--insecure-registry", REGISTRY];
     let created = stage.vic("create", &stage.create_args(NAME, &[&args[..], &["--output", "json"]].concat()));
-    let _serving = inside(lab, &served);
+    let serving = inside(lab, &served);
+    (created.ended_with(0).json()["id"].as_str().unwrap().to_owned(), (served, serving))
+}
+
+/// Makes a VCH with the image `busybox`; returns the endpoint VM's id.
+pub(crate) fn busybox_vch(lab: &Lab) -> String {
+    let (endpoint, _serving) = busybox_registry(lab);
     said(lab, &["pull", &format!("{REGISTRY}/busybox:1")]);
     said(lab, &["tag", &format!("{REGISTRY}/busybox:1"), "busybox"]);
-    created.ended_with(0).json()["id"].as_str().unwrap().to_owned()
+    endpoint
 }
 
 /// Presses the reset button of a VM.

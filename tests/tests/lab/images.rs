@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use registry_server::tarball::{Tarball, gzip, noise};
 use registry_server::{Served, installed};
 use vic_tests::block_on;
-use vic_tests::lab::{ADDRESS, Lab};
+use vic_tests::lab::{ADDRESS, Lab, text};
 use vic_tests::program;
 use vic_tests::suite::NAME;
 
@@ -19,7 +19,15 @@ pub(crate) const REGISTRY: &str = "192.168.120.1:5000";
 pub(crate) fn inside(lab: &Lab, served: &Served) -> registry_server::Serving {
     let mut command = Command::new(program("vic-lab"));
     command.env("VIC_LAB_DIR", lab.folder()).args(["exec", "--", "docker-registry"]);
-    served.also(REGISTRY, command)
+    let serving = served.also(REGISTRY, command);
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        let asked = lab.run(&["exec", "--", "curl", "-fsS", &format!("http://{REGISTRY}/v2/")]);
+        if asked.status.success() {
+            return serving;
+        }
+        assert!(Instant::now() < end, "the registry does not answer: {}", text(&asked));
+    }
 }
 
 #[test]

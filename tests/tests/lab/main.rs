@@ -2,9 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "test helpers")]
 
 mod containers;
+mod docker_py;
 mod failures;
 mod guests;
 mod images;
+mod oracle;
 mod pyvmomi;
 mod rules;
 mod vch;

@@ -22,6 +22,7 @@ use port_layer::container::phase::Phase;
 use port_layer::container::table::Container;
 use port_layer::{Engine, Failure, Outcome, Until};
 use serde::Deserialize;
+use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use super::container_filter::Filters;
@@ -106,10 +107,7 @@ pub(super) fn summary(
     }
 }
 
-async fn inspect(
-    Shared(state): Shared<Arc<State>>,
-    Path(id): Path<String>,
-) -> Result<Json<ContainerInspectResponse>, ApiError> {
+async fn inspect(Shared(state): Shared<Arc<State>>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
     let engine = state.engine_for(&id).await?;
     let table = engine.table();
     let container = table.find(&id).map_err(|e| ApiError::NotFound(e.to_string()))?;
@@ -148,7 +146,7 @@ async fn inspect(
         finished_at: Some(words::time(run.and_then(|r| r.finished_ns).filter(|_| !phase.is_alive()))),
         health: engine.health(container).as_ref().map(words::health),
     };
-    Ok(Json(ContainerInspectResponse {
+    let answer = ContainerInspectResponse {
         id: Some(record.id.clone()),
         created: Some(words::time(Some(record.created_ns))),
         path: Some(argv.first().cloned().unwrap_or_default()),
@@ -161,10 +159,20 @@ async fn inspect(
         platform: Some("linux".to_owned()),
         mounts: Some(Vec::new()),
         exec_ids: Some(engine.execs_of(&record.id)).filter(|ids| !ids.is_empty()),
-        host_config: Some(words::host_config(record)),
         config: Some(config),
         ..Default::default()
-    }))
+    };
+    let mut answer = serde_json::to_value(answer).map_err(|e| ApiError::Failed(e.to_string()))?;
+    answer["HostConfig"] = words::whole_host_config(record);
+    answer["NetworkSettings"] = words::network_settings();
+    answer["GraphDriver"] = json!({"Name": "vsphere", "Data": {}});
+    // Of a container that is one of the daemon's own processes, in files of its own; clients read them.
+    for name in
+        ["AppArmorProfile", "HostnamePath", "HostsPath", "LogPath", "MountLabel", "ProcessLabel", "ResolvConfPath"]
+    {
+        answer[name] = json!("");
+    }
+    Ok(Json(answer))
 }
 
 fn answer(outcome: Outcome) -> StatusCode {

@@ -306,8 +306,9 @@ fn check(config: &mut ContainerConfig, warnings: &mut Vec<String>) -> Result<(),
         ));
     }
     if config.working_dir.as_ref().is_some_and(|d| !d.is_empty() && !d.starts_with('/')) {
-        let text = "the working directory is invalid, it needs to be an absolute path";
-        return Err(ApiError::Bad(format!("{text}: {}", config.working_dir.clone().unwrap_or_default())));
+        let wrong = config.working_dir.clone().unwrap_or_default();
+        let text = format!("the working directory '{wrong}' is invalid, it needs to be an absolute path");
+        return Err(ApiError::Bad(text));
     }
     if let Some(wrong) = config.env.iter().flatten().find(|e| e.starts_with('=') || e.is_empty()) {
         return Err(ApiError::Bad(format!("invalid environment variable: {wrong}")));

@@ -10,11 +10,12 @@ use axum::{
     response::IntoResponse,
     routing::{get, post},
 };
-use bollard_stubs::models::{ExecConfig, ExecInspectResponse, ExecStartConfig, IdResponse, ProcessConfig};
+use bollard_stubs::models::{ExecConfig, ExecInspectResponse, ExecStartConfig, ProcessConfig};
 use futures_util::{StreamExt, stream};
 use port_layer::Failure;
 use port_layer::container::Stream;
 use port_layer::container::exec::{ExecSpec, ExecState};
+use serde_json::{Value, json};
 
 use super::attach::ResizeQuery;
 use super::container::done;
@@ -39,7 +40,7 @@ async fn create(
     Shared(state): Shared<Arc<State>>,
     Path(id): Path<String>,
     Json(wanted): Json<ExecConfig>,
-) -> Result<(StatusCode, Json<IdResponse>), ApiError> {
+) -> Result<(StatusCode, Json<Value>), ApiError> {
     let args = wanted.cmd.unwrap_or_default();
     if args.is_empty() {
         return Err(ApiError::Bad("No exec command specified".to_owned()));
@@ -68,7 +69,8 @@ async fn create(
         attach: [wanted.attach_stdout.unwrap_or_default(), wanted.attach_stderr.unwrap_or_default()],
     };
     let id = engine.create_exec(&container.record.id, container_name::id(), spec)?;
-    Ok((StatusCode::CREATED, Json(IdResponse { id })))
+    // The published type writes it in lower case, which no client reads but Go's.
+    Ok((StatusCode::CREATED, Json(json!({"Id": id}))))
 }
 
 async fn start(

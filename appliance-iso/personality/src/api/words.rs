@@ -7,6 +7,7 @@ use port_layer::container::health::{Health, Probe, Status};
 use port_layer::container::phase::Phase;
 use port_layer::container::record::Record;
 use port_layer::container::table::Container;
+use serde_json::{Value, json};
 use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 
@@ -18,6 +19,45 @@ pub(super) fn config(record: &Record) -> ContainerConfig {
 /// Docker's `HostConfig` of the container.
 pub(super) fn host_config(record: &Record) -> HostConfig {
     serde_json::from_str(&record.host_config).unwrap_or_default()
+}
+
+/// Docker's defaults of a `HostConfig`.
+const HOST_CONFIG: &str = r#"{
+    "AutoRemove": false, "Binds": null, "BlkioDeviceReadBps": null, "BlkioDeviceReadIOps": null,
+    "BlkioDeviceWriteBps": null, "BlkioDeviceWriteIOps": null, "BlkioWeight": 0, "BlkioWeightDevice": [],
+    "CapAdd": null, "CapDrop": null, "Cgroup": "", "CgroupParent": "", "CgroupnsMode": "private",
+    "ConsoleSize": [0, 0], "ContainerIDFile": "", "CpuCount": 0, "CpuPercent": 0, "CpuPeriod": 0, "CpuQuota": 0,
+    "CpuRealtimePeriod": 0, "CpuRealtimeRuntime": 0, "CpuShares": 0, "CpusetCpus": "", "CpusetMems": "",
+    "DeviceCgroupRules": null, "DeviceRequests": null, "Devices": [], "Dns": [], "DnsOptions": [], "DnsSearch": [],
+    "ExtraHosts": null, "GroupAdd": null, "IOMaximumBandwidth": 0, "IOMaximumIOps": 0, "IpcMode": "private",
+    "Isolation": "", "Links": null, "LogConfig": {"Type": "json-file", "Config": {}}, "MaskedPaths": [], "Memory": 0,
+    "MemoryReservation": 0, "MemorySwap": 0, "MemorySwappiness": null, "NanoCpus": 0, "NetworkMode": "default",
+    "OomKillDisable": false, "OomScoreAdj": 0, "PidMode": "", "PidsLimit": null, "PortBindings": {},
+    "Privileged": false, "PublishAllPorts": false, "ReadonlyPaths": [], "ReadonlyRootfs": false,
+    "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0}, "Runtime": "vic", "SecurityOpt": null,
+    "ShmSize": 67108864, "UTSMode": "", "Ulimits": null, "UsernsMode": "", "VolumeDriver": "", "VolumesFrom": null
+}"#;
+
+/// Docker's `HostConfig` with everything that a client may look for: what was not asked for has Docker's default.
+pub(super) fn whole_host_config(record: &Record) -> Value {
+    let mut whole: Value = serde_json::from_str(HOST_CONFIG).unwrap_or_default();
+    let given = serde_json::from_str(&record.host_config).unwrap_or_default();
+    if let (Value::Object(whole), Value::Object(given)) = (&mut whole, given) {
+        // What a client leaves empty it has not said.
+        let nothing = |value: &Value| value.is_null() || *value == json!("") || *value == json!(0);
+        whole.extend(given.into_iter().filter(|(_, value)| !nothing(value)));
+    }
+    whole
+}
+
+/// Docker's `NetworkSettings` of a container that has no network yet.
+pub(super) fn network_settings() -> Value {
+    json!({
+        "Bridge": "", "EndpointID": "", "Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0,
+        "HairpinMode": false, "IPAddress": "", "IPPrefixLen": 0, "IPv6Gateway": "", "LinkLocalIPv6Address": "",
+        "LinkLocalIPv6PrefixLen": 0, "MacAddress": "", "Networks": {}, "Ports": {}, "SandboxID": "", "SandboxKey": "",
+        "SecondaryIPAddresses": null, "SecondaryIPv6Addresses": null,
+    })
 }
 
 /// Entry point and command.
@@ -117,6 +157,30 @@ fn human(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_not_asked_for_has_dockers_default() {
+        let mut record = Record {
+            schema: 1,
+            id: "ab12".into(),
+            name: "web".into(),
+            vch: "v".into(),
+            created_ns: 1,
+            image: "nginx:1".into(),
+            image_id: "sha256:77".into(),
+            disk: String::new(),
+            config: "{}".into(),
+            host_config: r#"{"Memory":5,"NanoCpus":0,"RestartPolicy":{"Name":"always"},"IpcMode":""}"#.into(),
+        };
+        let whole = whole_host_config(&record);
+        assert_eq!(
+            (&whole["Memory"], &whole["NanoCpus"], &whole["IpcMode"]),
+            (&json!(5), &json!(0), &json!("private"))
+        );
+        assert_eq!(whole["RestartPolicy"]["Name"], "always");
+        record.host_config = "nonsense".into();
+        assert_eq!(whole_host_config(&record)["ShmSize"], 67_108_864);
+    }
 
     #[test]
     fn durations_are_said_as_docker_says_them() {

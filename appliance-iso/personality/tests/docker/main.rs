@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test says how it fails by panicking")]
 
 mod client;
-mod daemon;
 mod oracle;
 mod ours;
 

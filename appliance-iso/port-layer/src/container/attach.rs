@@ -9,7 +9,6 @@
 //! The line is there to be quick; the log on the datastore has everything.  So nothing is lost of a process that ends before
 //! its guest has called, or while the line is down.
 
-use std::collections::BTreeMap;
 use std::future::pending;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
@@ -18,7 +17,7 @@ use std::time::Duration;
 use futures_util::stream;
 use tether_proto::control::{AttachRequest, AttachStart, Output as Piece, Stream, attach_reply, attach_request};
 use tether_proto::record::{self, Record};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tonic::Code;
 use vim25::Result;
@@ -55,42 +54,6 @@ pub struct Hold(tokio::task::AbortHandle);
 impl Drop for Hold {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-/// How many clients are attached to which containers; clones share it.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Audience(watch::Sender<BTreeMap<String, usize>>);
-
-/// One of them, for as long as it lives.
-struct Seat {
-    audience: Audience,
-    id: String,
-}
-
-impl Audience {
-    fn sit(&self, id: &str) -> Seat {
-        self.0.send_modify(|all| *all.entry(id.to_owned()).or_default() += 1);
-        Seat { audience: self.clone(), id: id.to_owned() }
-    }
-
-    /// Waits until nobody is attached to a container any more.
-    pub(crate) async fn left(&self, id: &str) {
-        // The sender is this value's own.
-        let _ = self.0.subscribe().wait_for(|all| !all.contains_key(id)).await;
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.audience.0.send_modify(|all| {
-            if let Some(count) = all.get_mut(&self.id) {
-                *count -= 1;
-                if *count == 0 {
-                    all.remove(&self.id);
-                }
-            }
-        });
     }
 }
 

@@ -14,9 +14,11 @@ use vim25::Result;
 use vim25::datastore::{DatastorePath, Piece};
 use vim25::types::ManagedObjectReference;
 
+use super::audience::Seat;
 use super::output::{Line, Lines};
 use super::phase::Power;
 use super::reconciler::Watched;
+use super::table::Container;
 use super::vm::OUTPUT;
 use crate::Site;
 
@@ -28,8 +30,8 @@ const WINDOW: u64 = 64 * 1024;
 const LOOK: Duration = Duration::from_millis(500);
 /// How long the VM of an ended process may take to go off, when the last of its output is on the datastore for certain.
 const OFF: Duration = Duration::from_secs(10);
-/// Lines that wait for a slow client.
-const QUEUE: usize = 64;
+/// Lines that wait for a slow client: so much is read of a log that is about to be removed.
+const QUEUE: usize = 1024;
 
 /// Which lines are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,23 +198,30 @@ impl LogQuery {
     }
 }
 
-/// Begins to read the log of container `id` in VM `vm`.
+/// Begins to read the log of `container`.  `seat` is held while the file is read.
 ///
 /// # Errors
 /// Those of vSphere up to where reading begins; later ones come through the channel.
-pub(crate) async fn read(site: &Site, watched: &Watched, id: &str, vm: &str, query: LogQuery) -> Result<LogLines> {
-    let output = Output::find(site, vm).await?;
+pub(crate) async fn read(
+    site: &Site,
+    watched: &Watched,
+    container: &Container,
+    query: LogQuery,
+    seat: Seat,
+) -> Result<LogLines> {
+    let output = Output::find(site, &container.vm).await?;
     let (start, pass) = match query.tail {
         Some(wanted) => output.tail(wanted).await?,
         None => (0, 0),
     };
     let (sender, receiver) = mpsc::channel(QUEUE);
-    let (watched, id) = (watched.clone(), id.to_owned());
+    let (watched, id) = (watched.clone(), container.record.id.clone());
     tokio::spawn(async move {
         let log = Log { output, watched, id, query, sender: sender.clone() };
         if let Err(error) = log.run(start, pass).await {
             let _ = sender.send(Err(error)).await;
         }
+        drop(seat);
     });
     Ok(receiver)
 }

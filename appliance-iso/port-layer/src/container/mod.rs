@@ -14,6 +14,7 @@
 
 pub mod admission;
 pub mod attach;
+pub(crate) mod audience;
 pub mod events;
 pub mod exec;
 pub mod health;

@@ -21,7 +21,7 @@ use std::net::IpAddr;
 
 use tether_proto::control::link_local;
 
-use crate::container::attach::Audience;
+use crate::container::audience::Audience;
 use crate::container::events::History;
 use crate::container::exec::Execs;
 use crate::container::health::Healths;

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use vim25::types::ManagedObjectReference;
 
 use crate::container::admission::{Operation, Refusal, Verdict, admit};
+use crate::container::audience::Audience;
 use crate::container::events::History;
 use crate::container::logs::{self, LogLines, LogQuery};
 use crate::container::phase::{Phase, Power};
@@ -32,6 +33,8 @@ const OFF: Duration = Duration::from_secs(60);
 const STOP: Duration = Duration::from_secs(10);
 /// What the way to the guest and back may take beyond that.
 const GRACE: Duration = Duration::from_secs(5);
+/// How long a removal waits for those who read the container's log.
+const READ: Duration = Duration::from_secs(5);
 /// The signal that asks a process to end, unless its container has one of its own.
 const SIGTERM: i32 = 15;
 /// The signal that no process survives, and that the end of its VM amounts to.
@@ -45,6 +48,8 @@ pub struct Engine {
     history: History,
     images: Arc<Images>,
     guests: Option<Guests>,
+    /// Who reads logs.
+    readers: Audience,
     /// Names of containers that are being made.
     naming: Mutex<BTreeSet<String>>,
     locks: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
@@ -99,7 +104,7 @@ pub enum Failure {
     #[error("No such exec instance: {0}")]
     NoExec(String),
     /// It was started already.
-    #[error("exec {0} has already been started")]
+    #[error("Error: Exec command {0} has already run")]
     ExecStarted(String),
     /// The request makes no sense; the text is Docker's.
     #[error("{0}")]
@@ -168,6 +173,7 @@ impl Engine {
             history,
             images,
             guests,
+            readers: Audience::default(),
             naming: Mutex::default(),
             locks: Mutex::default(),
             removing: Mutex::default(),
@@ -398,7 +404,11 @@ impl Engine {
         let removal = Mark::set(&self.removing, id);
         if container.phase().is_alive() {
             self.tell(&container, Change::Kill { signal: SIGKILL });
+            // What does not work now the removal itself will tell.
+            let _ = self.site.power_off(&vm(&container)).await;
         }
+        // Who reads its log has what is there: it is a file of the VM's.
+        let _ = timeout(READ, self.readers.left(id)).await;
         self.site.destroy(&vm(&container)).await?;
         let gone = self.watched().until(|table| table.find(id).is_err().then_some(()));
         let gone = timeout(OFF, gone).await.map_err(|_| late(&container, "was destroyed, and is still listed"))?;
@@ -463,7 +473,8 @@ impl Engine {
     /// [`Failure`] up to where reading begins; later ones come with the lines.
     pub async fn logs(&self, wanted: &str, query: LogQuery) -> Result<LogLines> {
         let container = self.table().find(wanted)?.clone();
-        Ok(logs::read(&self.site, self.watched(), &container.record.id, &container.vm, query).await?)
+        let seat = self.readers.sit(&container.record.id);
+        Ok(logs::read(&self.site, self.watched(), &container, query, seat).await?)
     }
 
     fn watched(&self) -> &Watched {

@@ -12,18 +12,19 @@ use nix::{
 };
 use tempfile::TempDir;
 
-use crate::{LIMIT, installed, oracle::get};
+use crate::{LIMIT, ask};
 
 /// The daemon; ended, by its process id, when dropped.
-pub(crate) struct Daemon {
+pub struct Daemon {
     child: Child,
     folder: TempDir,
 }
 
 impl Daemon {
     /// Starts it; `None`, with the reason printed, where that cannot be.
-    pub(crate) fn start() -> Option<Self> {
-        if !installed("dockerd") {
+    pub fn start() -> Option<Self> {
+        if Command::new("dockerd").arg("--version").output().is_err() {
+            println!("skipped: dockerd is not installed");
             return None;
         }
         if !Uid::effective().is_root() {
@@ -45,7 +46,7 @@ impl Daemon {
             .unwrap();
         let mut daemon = Self { child, folder };
         let start = Instant::now();
-        while get(&daemon.socket(), "GET", "/_ping").is_none() {
+        while ask(&daemon.socket(), "GET", "/_ping", "").is_none() {
             let ended = daemon.child.try_wait().unwrap();
             if ended.is_some() || start.elapsed() > LIMIT {
                 println!("skipped: dockerd does not run here: {}", daemon.last_words());
@@ -56,7 +57,8 @@ impl Daemon {
         Some(daemon)
     }
 
-    pub(crate) fn socket(&self) -> PathBuf {
+    /// Where it listens.
+    pub fn socket(&self) -> PathBuf {
         self.folder.path().join("socket")
     }
 
