@@ -125,7 +125,9 @@ class Vch(unittest.TestCase):
             self.docker.containers.get("nobody")
         with self.assertRaises(docker.errors.ImageNotFound):
             self.docker.containers.create("nothing-here:1")
-        self.assertEqual(self.docker.containers.prune().get("ContainersDeleted") or [], [])
+        self.docker.containers.prune()
+        states = {c.status for c in self.docker.containers.list(all=True)}
+        self.assertTrue(states <= {"running"}, states)
 
 
 if __name__ == "__main__":
