@@ -6,7 +6,10 @@
 //! The files' places are known only when the VM is there, hence two calls.  A VM whose record is there and whose guest's
 //! document is not is half-made: whoever finds it removes it.
 
+use std::time::Duration;
+
 use tether_proto::{Container as Guest, Document, Interface, KEY_CONTAINER, KEY_EXIT};
+use tokio::time::{Instant, sleep};
 use vim25::datastore::DatastorePath;
 use vim25::types::{
     AnyValue, AnyVirtualDevice, ManagedObjectReference, OptionValue, ParaVirtualSCSIController, VirtualCdrom,
@@ -30,6 +33,9 @@ pub const OUTPUT: &str = "output.log";
 const CONSOLE: &str = "tether.log";
 /// vSphere's limit on a VM's name.
 const NAME_LIMIT: usize = 80;
+/// How long another task may have a VM that is to be removed, and the pause between two tries.
+const BUSY: Duration = Duration::from_secs(60);
+const AGAIN: Duration = Duration::from_millis(300);
 /// Controllers have a key before they are there, and what hangs on them says it.
 const SCSI: i32 = -2;
 
@@ -235,11 +241,27 @@ impl Site {
         is_so(self.session.run(&methods::PowerOffVMTask { this: vm.clone() }).await)
     }
 
-    /// Removes the VM with its files, whatever it does; its image stays.
+    /// Removes the VM with its files, whatever it does; its image stays.  While another task has the VM, or has just switched it
+    /// on, it is tried again.
     ///
     /// # Errors
     /// Those of vSphere; a VM that is gone already is none.
     pub async fn destroy(&self, vm: &ManagedObjectReference) -> Result<()> {
+        let end = Instant::now() + BUSY;
+        loop {
+            match self.destroy_once(vm).await {
+                Err(error)
+                    if matches!(error.fault_name(), Some("TaskInProgress" | "InvalidPowerState"))
+                        && Instant::now() < end =>
+                {
+                    sleep(AGAIN).await;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    async fn destroy_once(&self, vm: &ManagedObjectReference) -> Result<()> {
         let gone = |outcome: Result<()>| match outcome {
             Err(e) if e.is_not_found() => Ok(()),
             other => other,

@@ -107,7 +107,8 @@ async fn restart_one(engine: Weak<Engine>, run: RunOf, pause: Duration, count: u
             // Somebody may have started, stopped or removed it.
             let table = engine.table();
             let Ok(container) = table.find(id) else { return };
-            let wanted = match container.phase() {
+            // One that is being removed is left alone.
+            let wanted = match engine.phase(container) {
                 Phase::Restarting { .. } => true,
                 // One that was stopped, at the endpoint VM's start.
                 Phase::Exited { .. } => pause.is_zero(),
