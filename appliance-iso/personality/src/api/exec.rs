@@ -50,7 +50,8 @@ async fn create(
             "--privileged is not supported: a container of a VCH is a VM of its own, and its processes have all of it";
         return Err(ApiError::Bad(text.to_owned()));
     }
-    Keys::read(wanted.detach_keys.as_deref().unwrap_or_default())?;
+    let detach_keys = wanted.detach_keys.unwrap_or_default();
+    Keys::read(&detach_keys)?;
     let engine = state.engine_for(&id).await?;
     let table = engine.table();
     let container = table.find(&id).map_err(|e| ApiError::NotFound(e.to_string()))?;
@@ -67,6 +68,7 @@ async fn create(
         tty,
         stdin: wanted.attach_stdin.unwrap_or_default(),
         attach: [wanted.attach_stdout.unwrap_or_default(), wanted.attach_stderr.unwrap_or_default()],
+        detach_keys,
     };
     let id = engine.create_exec(&container.record.id, container_name::id(), spec)?;
     // The published type writes it in lower case, which no client reads but Go's.
@@ -126,7 +128,7 @@ async fn start(
     let streams = Streams {
         output,
         input,
-        keys: (tty && exec.spec.stdin).then(|| Keys::read("")).transpose()?,
+        keys: (tty && exec.spec.stdin).then(|| Keys::read(&exec.spec.detach_keys)).transpose()?,
         hold: Box::new(()),
         detached: Box::new(|| {}),
     };
@@ -155,7 +157,7 @@ async fn inspect(
     Ok(Json(ExecInspectResponse {
         can_remove: Some(false),
         container_id: Some(exec.container),
-        detach_keys: Some(String::new()),
+        detach_keys: Some(exec.spec.detach_keys),
         exit_code,
         id: Some(exec.id),
         open_stdin: Some(exec.spec.stdin),

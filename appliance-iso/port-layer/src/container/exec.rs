@@ -48,6 +48,8 @@ pub struct ExecSpec {
     pub stdin: bool,
     /// Which of its streams a client wants: what the client says to whoever inspects it.
     pub attach: [bool; 2],
+    /// The keys with which its client lets go, in Docker's notation; empty for Docker's own.
+    pub detach_keys: String,
 }
 
 /// A further process.
