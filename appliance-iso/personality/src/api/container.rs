@@ -62,12 +62,13 @@ async fn list(
     let limit = query.limit.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
     // Who asks for the newest or for a state means those that do not run, too.
     let all = truth(query.all.as_ref()) || limit.is_some() || filters.names_a_state();
-    let mut found: Vec<(&Container, Phase)> = table.iter().map(|c| (c, engine.phase(c))).collect();
-    found.sort_by_key(|(c, _)| std::cmp::Reverse(c.record.created_ns));
-    found.retain(|(c, phase)| (all || phase.is_up()) && filters.accept(c, phase, &table, engine.health(c).as_ref()));
+    let mut found: Vec<(&Container, Phase, Option<Health>)> =
+        table.iter().map(|c| (c, engine.phase(c), engine.health(c))).collect();
+    found.sort_by_key(|(c, ..)| std::cmp::Reverse(c.record.created_ns));
+    found.retain(|(c, phase, health)| (all || phase.is_up()) && filters.accept(c, phase, &table, health.as_ref()));
     found.truncate(limit.unwrap_or(usize::MAX));
     let now = OffsetDateTime::now_utc();
-    Ok(Json(found.into_iter().map(|(c, phase)| summary(c, &phase, engine.health(c).as_ref(), now)).collect()))
+    Ok(Json(found.into_iter().map(|(c, phase, health)| summary(c, &phase, health.as_ref(), now)).collect()))
 }
 
 pub(super) fn summary(

@@ -15,7 +15,7 @@ use vim25::{Error, Result};
 use super::events::History;
 use super::phase::Power;
 use super::record::{KEY_RECORD, Record};
-use super::restart::{KEY_RESTARTS, Restarts};
+use super::restart::{KEY_RESTARTS, Policy, Restarts};
 use super::table::{Container, Table};
 use crate::Site;
 use crate::site::value;
@@ -121,6 +121,7 @@ fn container(object: &Object) -> Option<Container> {
     // A newer version's is not read, and the container is there all the same.
     let guest = Guest::from_text(&guest).unwrap_or_default();
     let mac = guest.interfaces.into_iter().next().map(|i| i.mac.to_ascii_lowercase()).unwrap_or_default();
+    let policy = Policy::of(&record.host_config);
     let restarts = value(&options, KEY_RESTARTS).and_then(|text| Restarts::from_text(&text).ok()).unwrap_or_default();
     let run = value(&options, KEY_EXIT).and_then(|text| Run::from_text(&text).ok());
     let power = match object.get("runtime.powerState").ok()?? {
@@ -128,5 +129,5 @@ fn container(object: &Object) -> Option<Container> {
         VirtualMachinePowerState::Suspended => Power::Suspended,
         _ => Power::Off,
     };
-    Some(Container { vm: object.reference.value.clone(), record, power, run, mac, restarts, removing: false })
+    Some(Container { vm: object.reference.value.clone(), record, power, run, mac, policy, restarts, removing: false })
 }

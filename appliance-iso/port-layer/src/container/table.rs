@@ -22,6 +22,8 @@ pub struct Container {
     pub run: Option<Run>,
     /// The MAC address of its card on the bridge network, lower-case with colons; empty when it is not known.
     pub mac: String,
+    /// Its restart policy; read once, for its phase hangs on it.
+    pub policy: Policy,
     /// What is remembered of its restarts.
     pub restarts: Restarts,
     /// Its removal has begun.
@@ -33,16 +35,11 @@ impl Container {
     pub fn phase(&self) -> Phase {
         match Phase::of(self.power, self.run.as_ref()) {
             _ if self.removing => Phase::Removing,
-            Phase::Exited { code, out_of_memory } if self.policy().wants(code, &self.restarts) => {
+            Phase::Exited { code, out_of_memory } if self.policy.wants(code, &self.restarts) => {
                 Phase::Restarting { code, out_of_memory }
             }
             phase => phase,
         }
-    }
-
-    /// Its restart policy.
-    pub fn policy(&self) -> Policy {
-        Policy::of(&self.record.host_config)
     }
 }
 
@@ -300,6 +297,7 @@ mod tests {
             power,
             run,
             mac: String::new(),
+            policy: Policy::No,
             restarts: Restarts::default(),
             removing: false,
         }

@@ -65,7 +65,7 @@ pub(super) async fn restart(engine: Weak<Engine>, watched: Watched, first: bool)
     let mut seen: BTreeMap<String, Option<u64>> = BTreeMap::new();
     let mut pauses: BTreeMap<String, Duration> = BTreeMap::new();
     if first {
-        let stopped = |c: &&Container| matches!(c.phase(), Phase::Exited { .. }) && c.policy() == Policy::Always;
+        let stopped = |c: &&Container| matches!(c.phase(), Phase::Exited { .. }) && c.policy == Policy::Always;
         for container in watched.table().iter().filter(stopped) {
             tokio::spawn(restart_one(engine.clone(), run_of(container), Duration::ZERO, container.restarts.count));
         }

@@ -304,7 +304,7 @@ impl Engine {
     /// Remembers that a client has stopped a container, so that its policy leaves it alone; before it is stopped, for this
     /// process may die in between.
     async fn mark_stopped(&self, container: &Container) -> Result<()> {
-        if container.policy() == Policy::No || container.restarts.stopped {
+        if container.policy == Policy::No || container.restarts.stopped {
             return Ok(());
         }
         let restarts = Restarts { stopped: true, ..container.restarts.clone() };
