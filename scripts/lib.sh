@@ -22,8 +22,9 @@ packages() {
     [ ${#missing[@]} = 0 ] && return
     say "installing packages: ${missing[*]}"
     as_root apt-get update -qq
-    # Where QEMU's tools came from another suite than the emulator will, both are brought to one version.
-    as_root apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null 2>&1 ||
+    # Where QEMU's tools came from another suite than the emulator will, apt would rather remove them: both are brought to one
+    # version instead.
+    as_root apt-get install -y -qq --no-install-recommends --no-remove "${missing[@]}" >/dev/null 2>&1 ||
         as_root apt-get install -y -qq --no-install-recommends --allow-downgrades "${missing[@]}" \
             "qemu-utils=$(apt-cache policy qemu-system-x86 | awk '/Candidate:/ {print $2}')" >/dev/null
 }

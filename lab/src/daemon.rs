@@ -52,11 +52,11 @@ pub(crate) async fn run(dir: &LabDir) -> Result<()> {
     let settings = Settings::load(dir)?.ok_or_else(|| Error::Refused("this lab has no settings: use `up`".into()))?;
     let range: Range = settings.range.parse().map_err(Error::Refused)?;
     let identity = Identity::ensure(dir, range.gateway())?;
-    let accelerator = accel::choose(&dir.accelerator()).await?;
+    let accelerator = Arc::new(accel::choose(LabDir::accelerator()).await?);
     let run = dir.make_run()?;
 
     let network = Arc::new(Network::open(&dir.namespace(), range)?);
-    let place = Place { run, network: network.clone(), accelerator };
+    let place = Place { run, network: network.clone(), accelerator: accelerator.clone() };
     let lab = Lab::open(dir, settings.clone(), place)?;
     network.add_bridge(SERVED_BRIDGE)?;
     let names = [(HOST_NAME.to_owned(), range.gateway().to_string())];
@@ -91,7 +91,7 @@ pub(crate) async fn run(dir: &LabDir) -> Result<()> {
         url: format!("https://{outer}"),
         inner_url: format!("https://{}", inner.ip()),
         thumbprint: identity.thumbprint()?,
-        accelerator,
+        accelerator: accelerator.now(),
         namespace: network.namespace().name().into(),
         pid: std::process::id(),
         vms: Vec::new(),

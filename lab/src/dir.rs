@@ -84,9 +84,9 @@ impl LabDir {
         self.root.join("key.pem")
     }
 
-    /// What the accelerator probe found.
-    pub(crate) fn accelerator(&self) -> PathBuf {
-        self.root.join("accelerator.json")
+    /// What the accelerator probe found; all labs of a machine share it.
+    pub(crate) fn accelerator() -> PathBuf {
+        PathBuf::from("/run/vic-lab-accelerator.json")
     }
 
     /// Folder of inventory documents.
@@ -127,15 +127,7 @@ impl LabDir {
                 _ => {}
             }
         }
-        let files = [
-            self.lock(),
-            self.log(),
-            self.settings(),
-            self.certificate(),
-            self.key(),
-            self.accelerator(),
-            self.leases(),
-        ];
+        let files = [self.lock(), self.log(), self.settings(), self.certificate(), self.key(), self.leases()];
         for file in files {
             match std::fs::remove_file(&file) {
                 Err(e) if !crate::process::is_absent(&e) => return Err(Error::file("remove", file)(e)),

@@ -11,7 +11,7 @@ use vim25_types::soap::{self, Body, Fault};
 use vim25_types::{ManagedObjectReference as Moref, Method, TaskInfoState, Value, methods as m};
 
 use super::dispatch::{self, Reply};
-use crate::accel::Accelerator;
+use crate::accel::Choice;
 use crate::dir::LabDir;
 use crate::lab::Lab;
 use crate::net::Network;
@@ -41,7 +41,7 @@ impl Bench {
             Wanted { esxi, password: Some(Secret::new(PASSWORD)), readonly: vec![READER.into()], ..Wanted::default() };
         let settings = Settings::settle(None, &wanted).unwrap();
         let network = Arc::new(Network::unwired(settings.range.parse().unwrap()));
-        let place = Place { run: folder.path().join("run"), network, accelerator: Accelerator::Tcg };
+        let place = Place { run: folder.path().join("run"), network, accelerator: Arc::new(Choice::tcg()) };
         let lab = Lab::open(&dir, settings, place).unwrap();
         let mut bench = Self { lab, cookie: None, _folder: folder };
         let user = bench.lab.settings().shape.user();

@@ -28,7 +28,7 @@ pub(crate) use guest::Tclo;
 pub(crate) use qemu::RunFiles;
 pub(crate) use spec::{Cdrom, Controller, ControllerModel, Disk, Nic, NicModel, Serial, VmSpec};
 
-use crate::accel::Accelerator;
+use crate::accel::Choice;
 use crate::error::{Error, Result};
 use crate::net::Network;
 use task::{Command, VmTask};
@@ -84,7 +84,7 @@ pub(crate) struct Place {
     /// The lab's networks.
     pub network: Arc<Network>,
     /// How guests are run.
-    pub accelerator: Accelerator,
+    pub accelerator: Arc<Choice>,
 }
 
 /// A handle on one VM's task.

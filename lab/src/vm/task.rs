@@ -11,6 +11,7 @@ use super::guest::{GuestChannel, Said};
 use super::qmp::{Event, Qmp};
 use super::spec::{Cdrom, Disk, Nic, VmSpec};
 use super::{Host, Place, Power, RunFiles, Tclo, VmState, qemu};
+use crate::accel::Accelerator;
 use crate::error::{Error, Result};
 use crate::process::{self, Process, ProcessId};
 
@@ -90,7 +91,7 @@ impl VmTask {
                 continue;
             };
             if let Some(event) = running.backlog.pop_front() {
-                self.take_event(&event);
+                self.take_event(&event).await;
                 continue;
             }
             tokio::select! {
@@ -99,7 +100,7 @@ impl VmTask {
                     None => return,
                 },
                 event = running.events.recv() => match event {
-                    Some(event) => self.take_event(&event),
+                    Some(event) => self.take_event(&event).await,
                     None => self.lost().await,
                 },
                 Some(said) = running.said.recv() => self.take_said(said),
@@ -218,12 +219,34 @@ impl VmTask {
         }
     }
 
+    /// Starts QEMU; once more under TCG where KVM fails it.
     async fn launch(&self, spec: VmSpec) -> Result<Running> {
+        let accelerator = self.place.accelerator.now();
+        let reason = match self.launch_with(spec.clone(), accelerator).await {
+            Ok(running) => match running.gave_up().await {
+                false => return Ok(running),
+                true => {
+                    running.process.end(QUIT_PATIENCE).await;
+                    Error::Gone { vm: spec.name.clone(), reason: "KVM gave up on its guest".into() }
+                }
+            },
+            Err(error) => error,
+        };
+        if accelerator == Accelerator::Tcg {
+            return Err(reason);
+        }
+        // What fails under both is not KVM's fault.
+        let running = self.launch_with(spec, Accelerator::Tcg).await?;
+        self.place.accelerator.distrust(&reason.chain());
+        Ok(running)
+    }
+
+    async fn launch_with(&self, spec: VmSpec, accelerator: Accelerator) -> Result<Running> {
         self.files.clear();
         for nic in &spec.nics {
             self.place.network.add_tap(&nic.tap, &nic.bridge)?;
         }
-        let args = qemu::command_line(&spec, self.place.accelerator, &self.files);
+        let args = qemu::command_line(&spec, accelerator, &self.files);
         let log = std::fs::File::create(&self.files.log).map_err(Error::file("create", &self.files.log))?;
         let errors = log.try_clone().map_err(Error::file("share", &self.files.log))?;
         // QEMU puts itself into the background once its machine is complete, so that its parent's status tells.
@@ -349,14 +372,45 @@ impl VmTask {
         }
     }
 
-    fn take_event(&self, event: &Event) {
-        if event.name == "RESET" {
-            // A new life of the guest: what the last one said is void.
-            self.set(|s| {
-                s.tools = false;
-                s.address = None;
-                s.booted = Some(now());
-            });
+    async fn take_event(&mut self, event: &Event) {
+        match event.name.as_str() {
+            "RESET" => self.born_anew(),
+            "STOP" => {
+                if let Some(running) = &self.running
+                    && running.gave_up().await
+                {
+                    self.start_over().await;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A new life of the guest: what the last one said is void.
+    fn born_anew(&self) {
+        self.set(|s| {
+            s.tools = false;
+            s.address = None;
+            s.booted = Some(now());
+        });
+    }
+
+    /// KVM gave up on the guest.  To the guest and to clients it is a reset; when TCG cannot take over, the VM has crashed.
+    async fn start_over(&mut self) {
+        let Some(running) = self.running.take() else { return };
+        running.process.end(QUIT_PATIENCE).await;
+        let spec = running.spec.clone();
+        self.place.accelerator.distrust(&format!("it gave up on {}", spec.name));
+        match self.launch(spec).await {
+            Ok(again) => {
+                self.running = Some(again);
+                self.born_anew();
+            }
+            Err(error) => {
+                tracing::warn!("{}: {}", self.id, error.chain());
+                self.running = Some(running);
+                self.lost().await;
+            }
         }
     }
 
@@ -373,6 +427,12 @@ fn now() -> time::OffsetDateTime {
 }
 
 impl Running {
+    /// Whether KVM met something that it cannot do ("KVM internal error"), and stopped the guest for good.
+    async fn gave_up(&self) -> bool {
+        let status = self.qmp.execute("query-status", json!({})).await;
+        status.is_ok_and(|status| status["status"] == "internal-error")
+    }
+
     async fn add_disk(&mut self, disk: Disk) -> Result<()> {
         self.qmp.execute("blockdev-add", qemu::disk_image(&disk)).await?;
         if let Err(error) = self.qmp.execute("device_add", qemu::disk_device(&disk)).await {
