@@ -81,11 +81,11 @@ build_appliance() {
 
 # The containerVMs' boot image, beside it.
 build_bootstrap() {
-    RUSTFLAGS='-C target-feature=+crt-static' cargo build --quiet --release --target "$STATIC" -p tether
+    RUSTFLAGS='-C target-feature=+crt-static' cargo build --quiet --profile guest --target "$STATIC" -p tether
     cargo build --quiet -p appliance-iso
     mkdir -p "$TARGET/debug"
     "$TARGET/debug/appliance-iso" build bootstrap/bootstrap.toml --out "$TARGET/debug/bootstrap.iso" \
-        --file "tether=$TARGET/$STATIC/release/tether"
+        --file "tether=$TARGET/$STATIC/guest/tether"
 }
 
 # The simulator that nobody here wrote, into the folder given.

@@ -72,6 +72,8 @@ async fn device(disk: &Disk, places: &Places) -> Result<PathBuf, String> {
         if start.elapsed() > DISK_LIMIT {
             return Err(format!("the disk at unit {} of the VM's SCSI controller is not there", disk.unit));
         }
+        // The boot image's command line leaves it to us; a disk that is attached later tells of itself, too.
+        scsi::look_for(disk.unit, &places.sys);
         sleep(DISK_LOOK).await;
     }
 }
