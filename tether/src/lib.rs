@@ -48,8 +48,11 @@ const LOOK: Duration = Duration::from_millis(200);
 pub fn run() -> ! {
     console::install("tether");
     early::prepare(&Linux);
-    // They are loaded, and the root file system is memory.
-    let _ = std::fs::remove_dir_all(MODULES);
+    thread::spawn(|| {
+        early::load_late_modules(&Linux);
+        // They are loaded, and the root file system is memory.
+        let _ = std::fs::remove_dir_all(MODULES);
+    });
     loop {
         survive(|| match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => {

@@ -49,7 +49,7 @@ impl System for Recorder {
         self.note(format!("mount {source} {kind} {} {data}{read_only}", at.display()));
         Ok(())
     }
-    fn load_module(&self, _: &Path) -> io::Result<()> {
+    fn load_module(&self, _: &Path, _: &str) -> io::Result<()> {
         Ok(())
     }
     fn set_host_name(&self, name: &str) -> io::Result<()> {

@@ -43,7 +43,7 @@ impl System for Nothing {
     fn mount(&self, _: &str, _: &str, _: &Path, _: MsFlags, _: &str) -> io::Result<()> {
         Ok(())
     }
-    fn load_module(&self, _: &Path) -> io::Result<()> {
+    fn load_module(&self, _: &Path, _: &str) -> io::Result<()> {
         Ok(())
     }
     fn set_host_name(&self, _: &str) -> io::Result<()> {

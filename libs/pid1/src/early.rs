@@ -9,6 +9,8 @@ use nix::mount::MsFlags;
 
 use crate::System;
 
+/// What the boot loader told the kernel.
+const COMMAND_LINE: &str = "/proc/cmdline";
 /// Modules to load first, and those that may come once services answer; the image builder writes both lists.
 const MODULES: &str = "/etc/vic/modules";
 const LATE_MODULES: &str = "/etc/vic/modules-late";
@@ -43,7 +45,7 @@ pub fn prepare(system: &impl System) {
     if let Err(error) = system.disable_reset_keys() {
         log::warn!("cannot disable the reset keys: {error}");
     }
-    load_modules(system, Path::new(MODULES));
+    load_modules(system, Path::new(MODULES), Path::new(COMMAND_LINE));
 }
 
 /// Has the kernel seed its random numbers beside everything else.
@@ -61,22 +63,35 @@ fn seed() {
 
 /// Loads the modules that may come later.
 pub fn load_late_modules(system: &impl System) {
-    load_modules(system, Path::new(LATE_MODULES));
+    load_modules(system, Path::new(LATE_MODULES), Path::new(COMMAND_LINE));
 }
 
-fn load_modules(system: &impl System, list: &Path) {
+fn load_modules(system: &impl System, list: &Path, command_line: &Path) {
+    let words = std::fs::read_to_string(command_line).unwrap_or_default();
     let text = match std::fs::read_to_string(list) {
         Ok(text) => text,
         Err(error) => return log::error!("cannot read the list of modules {}: {error}", list.display()),
     };
     for file in text.lines().filter(|line| !line.is_empty()).map(PathBuf::from) {
-        match system.load_module(&file) {
+        match system.load_module(&file, &parameters(&file, &words)) {
             Ok(()) => {}
             // The device that the module drives is not in this machine.
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
             Err(error) => log::error!("cannot load the kernel module {}: {error}", file.display()),
         }
     }
+}
+
+/// What the kernel's command line says to a module: of `name.key=value` the kernel itself takes only what is for built-in ones, and
+/// modprobe the rest.
+fn parameters(file: &Path, command_line: &str) -> String {
+    let canonical = |name: &str| name.replace('-', "_");
+    let name = canonical(&file.file_stem().unwrap_or_default().to_string_lossy());
+    let own = command_line.split_whitespace().filter_map(|word| {
+        let (module, parameter) = word.split_once('.')?;
+        (canonical(module) == name).then_some(parameter)
+    });
+    own.collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -88,15 +103,15 @@ mod tests {
 
     #[derive(Default)]
     struct Recorder {
-        loaded: RefCell<Vec<PathBuf>>,
+        loaded: RefCell<Vec<(PathBuf, String)>>,
     }
 
     impl System for Recorder {
         fn mount(&self, _: &str, _: &str, _: &Path, _: MsFlags, _: &str) -> std::io::Result<()> {
             Ok(())
         }
-        fn load_module(&self, file: &Path) -> std::io::Result<()> {
-            self.loaded.borrow_mut().push(file.into());
+        fn load_module(&self, file: &Path, parameters: &str) -> std::io::Result<()> {
+            self.loaded.borrow_mut().push((file.into(), parameters.to_owned()));
             Err(std::io::Error::from_raw_os_error(libc::EINVAL))
         }
         fn set_host_name(&self, _: &str) -> std::io::Result<()> {
@@ -118,9 +133,13 @@ mod tests {
     fn modules_are_loaded_in_the_lists_order_and_a_bad_one_does_not_stop_the_rest() {
         let folder = tempfile::tempdir().unwrap();
         let list = folder.path().join("modules");
-        std::fs::write(&list, "/lib/modules/b.ko\n\n/lib/modules/a.ko\n").unwrap();
+        std::fs::write(&list, "/lib/modules/b_c.ko\n\n/lib/modules/a.ko\n").unwrap();
+        let words = folder.path().join("cmdline");
+        std::fs::write(&words, "quiet b-c.scan=manual init.a=1 console=ttyS0 b_c.max=2\n").unwrap();
         let recorder = Recorder::default();
-        load_modules(&recorder, &list);
-        assert_eq!(*recorder.loaded.borrow(), [Path::new("/lib/modules/b.ko"), Path::new("/lib/modules/a.ko")]);
+        load_modules(&recorder, &list, &words);
+        let loaded = |path: &str, parameters: &str| (PathBuf::from(path), parameters.to_owned());
+        let expected = [loaded("/lib/modules/b_c.ko", "scan=manual max=2"), loaded("/lib/modules/a.ko", "")];
+        assert_eq!(*recorder.loaded.borrow(), expected);
     }
 }

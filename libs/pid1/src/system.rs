@@ -28,11 +28,11 @@ pub trait System {
     /// # Errors
     /// What the kernel says.
     fn mount(&self, source: &str, kind: &str, at: &Path, flags: MsFlags, data: &str) -> std::io::Result<()>;
-    /// Loads the kernel module in `file`; one that is loaded already is no error.
+    /// Loads the kernel module in `file` with its `parameters` (`key=value ...`); one that is loaded already is no error.
     ///
     /// # Errors
     /// What the kernel says.
-    fn load_module(&self, file: &Path) -> std::io::Result<()>;
+    fn load_module(&self, file: &Path, parameters: &str) -> std::io::Result<()>;
     /// Sets the host name.
     ///
     /// # Errors
@@ -66,9 +66,8 @@ impl System for Linux {
         mount(Some(source), at, Some(kind), flags, Some(data)).map_err(Into::into)
     }
 
-    fn load_module(&self, file: &Path) -> std::io::Result<()> {
-        let no_parameters = CString::default();
-        match finit_module(File::open(file)?, &no_parameters, ModuleInitFlags::empty()) {
+    fn load_module(&self, file: &Path, parameters: &str) -> std::io::Result<()> {
+        match finit_module(File::open(file)?, &CString::new(parameters)?, ModuleInitFlags::empty()) {
             Ok(()) | Err(nix::Error::EEXIST) => Ok(()),
             Err(error) => Err(error.into()),
         }
