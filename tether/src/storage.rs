@@ -66,11 +66,12 @@ fn kernels(container: &Container) -> Vec<Mount> {
 async fn device(disk: &Disk, places: &Places) -> Result<PathBuf, String> {
     let start = Instant::now();
     loop {
-        if let Some(device) = scsi::disk(disk.unit, &places.sys, &places.dev).filter(|device| device.exists()) {
-            return Ok(device);
-        }
+        let problem = match scsi::ready(disk.unit, &places.sys, &places.dev) {
+            Ok(device) => return Ok(device),
+            Err(problem) => problem,
+        };
         if start.elapsed() > DISK_LIMIT {
-            return Err(format!("the disk at unit {} of the VM's SCSI controller is not there", disk.unit));
+            return Err(format!("the disk at unit {} of the VM's SCSI controller {problem}", disk.unit));
         }
         // The boot image's command line leaves it to us; a disk that is attached later tells of itself, too.
         scsi::look_for(disk.unit, &places.sys);

@@ -268,7 +268,9 @@ async fn the_host_stops_it_with_its_own_signal() {
 
 #[tokio::test]
 async fn one_that_does_not_stop_is_killed() {
-    let mut scratch = Scratch::new("trap '' TERM; while :; do :; done");
+    let mut scratch = Scratch::new("while :; do :; done");
+    // A signal that no process minds, from its first moment on.
+    scratch.container.process.stop_signal = "SIGURG".into();
     scratch.container.process.stop_seconds = Some(0);
     let (sender, requests) = mpsc::unbounded_channel();
     sender.send(HostRequest::Halt).unwrap();

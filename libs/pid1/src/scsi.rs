@@ -23,6 +23,18 @@ pub fn disk(unit: u32, sys: &Path, dev: &Path) -> Option<PathBuf> {
     Some(found.into_iter().next()?.1)
 }
 
+/// [`disk`], once it can be opened: the kernel shows a disk a moment before that.
+///
+/// # Errors
+/// What is wrong with it, to follow its name.
+pub fn ready(unit: u32, sys: &Path, dev: &Path) -> Result<PathBuf, String> {
+    let device = disk(unit, sys, dev).ok_or("is not there")?;
+    match std::fs::File::open(&device) {
+        Ok(_) => Ok(device),
+        Err(error) => Err(format!("cannot be opened: {error}")),
+    }
+}
+
 /// Has the kernel look for a disk at `unit`, where it does not look by itself (`scsi_mod.scan=manual`): on every controller, for
 /// which of them is the first is known only by what is found.
 ///

@@ -6,9 +6,12 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use pid1::scsi;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
+const SYS: &str = "/sys";
+const DEV: &str = "/dev";
 /// Where disks are mounted.
 const MOUNTS: &str = "/run/vic/images";
 /// How long the kernel may take to notice a new disk.
@@ -28,19 +31,18 @@ pub(super) async fn appear(unit: u32) -> io::Result<PathBuf> {
     let start = Instant::now();
     let mut nudged = Instant::now();
     loop {
-        if let Some(device) = find(unit).filter(|device| device.exists()) {
-            return Ok(device);
-        }
+        let problem = match scsi::ready(unit, Path::new(SYS), Path::new(DEV)) {
+            Ok(device) => return Ok(device),
+            Err(problem) => problem,
+        };
         if start.elapsed() > LIMIT {
             return Err(io::Error::other(format!(
-                "the disk at unit {unit} of the endpoint VM's SCSI controller did not appear"
+                "the disk at unit {unit} of the endpoint VM's SCSI controller {problem}"
             )));
         }
         if nudged.elapsed() > NUDGE {
             nudged = Instant::now();
-            for host in std::fs::read_dir("/sys/class/scsi_host")?.flatten() {
-                let _ = std::fs::write(host.path().join("scan"), format!("0 {unit} 0"));
-            }
+            scsi::look_for(unit, Path::new(SYS));
         }
         sleep(LOOK).await;
     }
@@ -101,13 +103,9 @@ pub(super) async fn release_all() {
 
 /// Makes the kernel let go of a disk that is about to be taken away.
 pub(super) fn forget(unit: u32) {
-    if let Some(name) = find(unit).as_deref().and_then(Path::file_name) {
-        let _ = std::fs::write(Path::new("/sys/block").join(name).join("device/delete"), "1");
+    if let Some(name) = scsi::disk(unit, Path::new(SYS), Path::new(DEV)).as_deref().and_then(Path::file_name) {
+        let _ = std::fs::write(Path::new(SYS).join("block").join(name).join("device/delete"), "1");
     }
-}
-
-fn find(unit: u32) -> Option<PathBuf> {
-    pid1::scsi::disk(unit, Path::new("/sys"), Path::new("/dev"))
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
