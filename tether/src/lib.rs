@@ -22,7 +22,7 @@ mod process;
 mod scoped;
 mod storage;
 
-use std::{path::Path, thread, time::Duration};
+use std::{net::IpAddr, path::Path, thread, time::Duration};
 
 pub use contain::Guest;
 use guestinfo::{Channel, HostRequest, Keys};
@@ -30,7 +30,7 @@ pub use network::{KernelLinks, Links};
 use pid1::{End, Linux, Reaper, System, console, early, survive};
 pub use process::Confinement;
 pub use storage::Places;
-use tether_proto::{Container, Document, KEY_CONTAINER};
+use tether_proto::{Container, Document, KEY_CONTAINER, control::link_local};
 use tokio::{
     sync::mpsc,
     task::spawn_blocking,
@@ -89,6 +89,8 @@ async fn life() -> End {
         Ok(container) => container,
         Err(end) => return end,
     };
+    let (shown, named) = (channel.clone(), container.clone());
+    thread::spawn(move || show(&shown, &named));
     let port = loop {
         match guestinfo::open_serial(Path::new(OUTPUT)) {
             Ok((_, port)) => break port,
@@ -105,6 +107,20 @@ async fn life() -> End {
         reaper,
     };
     guest.contain(&container, port, &mut requests).await
+}
+
+/// Tells vSphere what it shows of a guest: its name and its address, as VMware's tools do.
+fn show(channel: &Channel, container: &Container) {
+    let interface = container.interfaces.first();
+    let own = interface.and_then(|i| i.address.split('/').next()?.parse().ok());
+    let address = own.or_else(|| interface.and_then(|i| link_local(&i.mac)).map(IpAddr::from));
+    let told = channel.report_host_name(&container.host_name).and(match address {
+        Some(address) => channel.report_address(address),
+        None => Ok(()),
+    });
+    if let Err(error) = told {
+        log::warn!("{error}");
+    }
 }
 
 /// Waits for the configuration, or for the host's wish to end.

@@ -25,6 +25,8 @@ use tether_proto::{
 use tokio::{sync::mpsc, time::timeout};
 
 const LIMIT: Duration = Duration::from_secs(60);
+/// So many runs of a moment.
+const THOUSANDS: usize = 2000;
 
 /// The kernel: it does nothing and remembers what it was asked.
 #[derive(Debug, Clone, Default)]
@@ -152,9 +154,11 @@ impl Scratch {
         self.run_with(requests).await
     }
 
-    async fn run_with(&self, mut requests: mpsc::UnboundedReceiver<HostRequest>) -> Outcome {
-        let reaper = Reaper::default();
-        tokio::spawn(reaper.clone().run());
+    async fn run_with(&self, requests: mpsc::UnboundedReceiver<HostRequest>) -> Outcome {
+        self.run_under(reaper(), requests).await
+    }
+
+    async fn run_under(&self, reaper: Reaper, mut requests: mpsc::UnboundedReceiver<HostRequest>) -> Outcome {
         let keys = Memory::default();
         let guest = Guest {
             system: self.system.clone(),
@@ -175,6 +179,13 @@ impl Scratch {
     }
 }
 
+/// What reaps the processes of a test: there is one, for it takes every child that ends.
+fn reaper() -> Reaper {
+    let reaper = Reaper::default();
+    tokio::spawn(reaper.clone().run());
+    reaper
+}
+
 #[tokio::test]
 async fn a_short_life_loses_nothing() {
     let scratch = Scratch::new("echo out; echo err >&2; exit 7");
@@ -187,6 +198,19 @@ async fn a_short_life_loses_nothing() {
     let last = outcome.told.last().unwrap();
     assert!(last.started_ns.unwrap() <= outcome.records[0].time_ns, "{last:?}");
     assert!(last.started_ns <= last.finished_ns, "{last:?}");
+}
+
+#[tokio::test]
+async fn thousands_of_lives_of_a_moment_lose_nothing() {
+    let reaper = reaper();
+    for run in 0..THOUSANDS {
+        let mut scratch = Scratch::new("");
+        scratch.container.process.args = vec!["/bin/echo".into(), run.to_string()];
+        let (_sender, requests) = mpsc::unbounded_channel();
+        let outcome = scratch.run_under(reaper.clone(), requests).await;
+        assert_eq!(outcome.state(), &State::Exited { code: 0, out_of_memory: false }, "run {run}");
+        assert_eq!(outcome.text(Stream::Stdout), format!("{run}\n"));
+    }
 }
 
 #[tokio::test]

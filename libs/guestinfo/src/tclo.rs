@@ -54,7 +54,7 @@ pub(crate) fn registration() -> Vec<String> {
         // 4: open-vm-tools type, which vSphere reports as guestToolsUnmanaged and running.
         format!("tools.set.versiontype {VERSION_UNMANAGED} 4"),
         format!("tools.set.version {VERSION_UNMANAGED}"),
-        guest_info(GuestInfo::OsNameFull, "vSphere Integrated Containers endpoint (Linux)"),
+        guest_info(GuestInfo::OsNameFull, "vSphere Integrated Containers (Linux)"),
         guest_info(GuestInfo::OsName, "other4xLinux64Guest"),
     ]
 }

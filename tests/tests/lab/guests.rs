@@ -78,7 +78,7 @@ pub(crate) fn busybox_vch(lab: &Lab) -> String {
 }
 
 /// Presses the reset button of a VM.
-fn reset(lab: &Lab, vm: &str) {
+pub(crate) fn reset(lab: &Lab, vm: &str) {
     block_on(async {
         let session = lab.stage.session().await;
         let vm = ManagedObjectReference::new("VirtualMachine", vm);
@@ -180,6 +180,18 @@ fn docker_speaks_with_guests() {
     let script = "trap 'echo hup' HUP; trap 'echo bye; exit 5' TERM; echo up; while :; do sleep 0.1; done";
     let stays = ["run", "-d", "--name", "stays", "-m", "256m", "-e", "A=own", "-w", "/tmp", "-u", "app", "busybox"];
     said(&lab, &[&stays[..], &["sh", "-c", script]].concat());
+    // vSphere shows where it is, as of any guest with tools.
+    let shown = block_on(async {
+        let session = stage.session().await;
+        let root = session.content().root_folder.clone();
+        let facts = ["name", "guest.ipAddress", "guest.toolsRunningStatus"];
+        let vms = session.contained(&root, "VirtualMachine", true, &facts).await.unwrap();
+        session.logout().await.unwrap();
+        let stays = vms.into_iter().find(|vm| vm.require::<String>("name").unwrap().starts_with("stays-")).unwrap();
+        let fact = |name: &str| stays.get::<String>(name).unwrap().unwrap_or_default();
+        [fact("guest.ipAddress"), fact("guest.toolsRunningStatus")]
+    });
+    assert!(shown[0].starts_with("fe80::") && shown[1] == "guestToolsRunning", "{shown:?}");
     let exec = ["exec", "stays"];
     assert_eq!(shell(&lab, &exec, "pwd; id -un; echo $A; exit 9", b"ignored"), said_so(9, "/tmp\napp\nown\n", ""));
     let (_, out, _) = docker(&lab, &["exec", "-i", "stays", "cat"], &bytes);

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "test helpers")]
 
 mod containers;
+mod disturbed;
 mod docker_py;
 mod failures;
 mod guests;
