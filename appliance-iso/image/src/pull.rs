@@ -17,7 +17,7 @@ use crate::layer::{Chunks, LayerError, apply};
 use crate::name;
 use crate::plan::{Layer, chain_ids, plan};
 use crate::registry::{Access, Login, Registry, RegistryError, Resolved};
-use crate::store::{Backend, ImageStore, StoreError, now};
+use crate::store::{Backend, ImageStore, OpenDisk, StoreError, now};
 use crate::{Digest, Reference};
 
 /// Layers that are downloaded at a time.
@@ -145,8 +145,10 @@ impl<B: Backend> ImageStore<B> {
                 found = Registry::resolve(&access, &reference, &login) => found?,
                 () = sender.closed() => return Err(PullError::Cancelled),
             };
-            let one = Pull { store, registry, image, steps: sender };
-            one.run().await
+            let one = Pull { store: Arc::clone(&store), registry, image, steps: sender };
+            let outcome = one.run().await;
+            tokio::spawn(async move { store.prepare().await });
+            outcome
         });
         Pulling { steps, task }
     }
@@ -207,14 +209,10 @@ impl<B: Backend> Pull<B> {
         downloads: &mut Downloads,
     ) -> Result<(), PullError> {
         let backend = &self.store.backend;
-        let name = uuid::Uuid::new_v4().simple().to_string();
         let index = self.store.index();
         let below = parent.and_then(|p| index.disks.get(p)).map(|d| d.name.clone());
-        let filled = match backend.open_disk(&name, below.as_deref()).await {
-            Ok(root) => self.fill(layers, &root, downloads).await,
-            Err(e) => Err(StoreError::Backend(e).into()),
-        };
-        let closed = match filled {
+        let OpenDisk { name, root } = backend.open_disk(below.as_deref()).await.map_err(StoreError::Backend)?;
+        let closed = match self.fill(layers, &root, downloads).await {
             Ok(sizes) => backend.close_disk(&name).await.map(|()| sizes).map_err(|e| StoreError::Backend(e).into()),
             Err(e) => Err(e),
         };

@@ -14,6 +14,15 @@ const INDEX: &str = "index.json";
 /// Why what keeps images failed.
 pub type BackendError = Box<dyn std::error::Error + Send + Sync>;
 
+/// A disk that can be written to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenDisk {
+    /// Its name, which no other ever has: what a process left that died is in nobody's way.
+    pub name: String,
+    /// Where it is mounted.
+    pub root: PathBuf,
+}
+
 /// Where disks come from, and documents go.
 pub trait Backend: Send + Sync + 'static {
     /// A document; none when there is none.
@@ -22,9 +31,13 @@ pub trait Backend: Send + Sync + 'static {
     /// Puts a document in the place of what has its name, as a whole or not at all.
     fn replace(&self, name: &str, bytes: Vec<u8>) -> impl Future<Output = Result<(), BackendError>> + Send;
 
-    /// Makes a disk, over `parent` when there is one, and mounts it; the folder can be written to until it is closed.
-    fn open_disk(&self, name: &str, parent: Option<&str>)
-    -> impl Future<Output = Result<PathBuf, BackendError>> + Send;
+    /// Makes a disk, over `parent` when there is one, and mounts it; its folder can be written to until it is closed.
+    fn open_disk(&self, parent: Option<&str>) -> impl Future<Output = Result<OpenDisk, BackendError>> + Send;
+
+    /// Told when there is time: whatever can be done now so that the next [`Self::open_disk`] takes less.
+    fn prepare(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
 
     /// Sees that what was written is on the disk, and lets it go: it is never written again.
     fn close_disk(&self, name: &str) -> impl Future<Output = Result<(), BackendError>> + Send;
@@ -107,6 +120,11 @@ impl<B: Backend> ImageStore<B> {
             }
         }
         outcome
+    }
+
+    /// Does ahead what can be done of the next pull.
+    pub async fn prepare(&self) {
+        self.backend.prepare().await;
     }
 
     /// Gives an image another name, which may have been another's.

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use image_store::{Backend, BackendError};
+use image_store::{Backend, BackendError, OpenDisk};
 
 /// When the process dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,19 +63,20 @@ impl Backend for Folders {
         })
     }
 
-    async fn open_disk(&self, name: &str, parent: Option<&str>) -> Result<PathBuf, BackendError> {
+    async fn open_disk(&self, parent: Option<&str>) -> Result<OpenDisk, BackendError> {
         self.call(|| {
-            let disk = self.disk(name);
+            let name = uuid::Uuid::new_v4().simple().to_string();
+            let root = self.disk(&name);
             match parent {
-                None => std::fs::create_dir(&disk)?,
+                None => std::fs::create_dir(&root)?,
                 Some(parent) => {
                     assert!(!self.open.lock().unwrap().contains(parent), "a parent is closed before it has children");
-                    let copied = Command::new("cp").arg("-a").args([self.disk(parent), disk.clone()]).status()?;
+                    let copied = Command::new("cp").arg("-a").args([self.disk(parent), root.clone()]).status()?;
                     assert!(copied.success());
                 }
             }
-            self.open.lock().unwrap().insert(name.to_owned());
-            Ok(disk)
+            self.open.lock().unwrap().insert(name.clone());
+            Ok(OpenDisk { name, root })
         })
     }
 

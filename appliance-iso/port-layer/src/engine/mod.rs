@@ -166,7 +166,10 @@ impl Engine {
         let reconciler = Reconciler::start(&site, &history).await?;
         let swept = Arc::clone(&images);
         // What cannot be removed now is tried again at the next start.
-        tokio::spawn(async move { swept.collect().await });
+        tokio::spawn(async move {
+            let _ = swept.collect().await;
+            swept.prepare().await;
+        });
         let engine = Arc::new(Self {
             site,
             reconciler,

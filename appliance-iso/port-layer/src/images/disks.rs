@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use image_store::{Backend, BackendError};
+use image_store::{Backend, BackendError, OpenDisk};
 use tokio::sync::Mutex;
+use uuid::Uuid;
 use vim25::Result;
 use vim25::datastore::DatastorePath;
 use vim25::types::{
@@ -29,6 +30,15 @@ pub struct Datastore {
     site: Site,
     /// The endpoint VM is changed by one at a time.
     changing: Mutex<()>,
+    /// A disk that nobody has used, attached and with an empty file system: one that vSphere need not be waited for.  Like all that
+    /// no index names it goes at the next start, and with the endpoint VM when that is destroyed.
+    spare: Mutex<Option<Spare>>,
+}
+
+#[derive(Debug)]
+struct Spare {
+    name: String,
+    device: PathBuf,
 }
 
 impl Datastore {
@@ -37,7 +47,7 @@ impl Datastore {
     /// # Errors
     /// Those of vSphere.
     pub async fn open(site: Site) -> Result<Self> {
-        let datastore = Self { site, changing: Mutex::default() };
+        let datastore = Self { site, changing: Mutex::default(), spare: Mutex::default() };
         device::release_all().await;
         let prefix = datastore.site.images.to_string();
         for disk in datastore.attached().await? {
@@ -133,6 +143,27 @@ impl Datastore {
         self.site.session.run(&methods::ReconfigVMTask { this, spec }).await.map(drop)
     }
 
+    /// Makes a disk and attaches it; without a parent it gets an empty file system.
+    async fn make(&self, parent: Option<&str>) -> Result<Spare, BackendError> {
+        let name = Uuid::new_v4().simple().to_string();
+        let ready = async {
+            self.site.make_folder(&self.folder(&name)).await?;
+            let device = device::appear(self.attach(&name, parent).await?).await?;
+            if parent.is_none() {
+                device::format(&device).await?;
+            }
+            Ok(device)
+        };
+        match ready.await {
+            Ok(device) => Ok(Spare { name, device }),
+            Err(e) => {
+                // What cannot be removed now goes at the next start.
+                let _ = self.delete_disk(&name).await;
+                Err(e)
+            }
+        }
+    }
+
     /// Unmounts and detaches a disk, if it is.
     async fn let_go(&self, name: &str) -> Result<(), BackendError> {
         device::release(name).await?;
@@ -174,14 +205,27 @@ impl Backend for Datastore {
         }
     }
 
-    async fn open_disk(&self, name: &str, parent: Option<&str>) -> Result<PathBuf, BackendError> {
-        self.site.make_folder(&self.folder(name)).await?;
-        let unit = self.attach(name, parent).await?;
-        let device = device::appear(unit).await?;
-        if parent.is_none() {
-            device::format(&device).await?;
+    async fn open_disk(&self, parent: Option<&str>) -> Result<OpenDisk, BackendError> {
+        let spare = if parent.is_none() { self.spare.lock().await.take() } else { None };
+        let Spare { name, device } = match spare {
+            Some(spare) => spare,
+            None => self.make(parent).await?,
+        };
+        match device::attach(device, &name).await {
+            Ok(root) => Ok(OpenDisk { name, root }),
+            Err(e) => {
+                let _ = self.delete_disk(&name).await;
+                Err(e.into())
+            }
         }
-        Ok(device::attach(device, name).await?)
+    }
+
+    async fn prepare(&self) {
+        let mut spare = self.spare.lock().await;
+        if spare.is_none() {
+            // Without one the next pull makes its own, and says what is wrong.
+            *spare = self.make(None).await.ok();
+        }
     }
 
     async fn close_disk(&self, name: &str) -> Result<(), BackendError> {
