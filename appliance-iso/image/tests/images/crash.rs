@@ -18,7 +18,7 @@ async fn a_death_at_any_call_costs_nothing() {
     }
     let served = Served::start();
     // Sent as it is: large enough for a disk of its own.
-    let base: Vec<u8> = (0..500_000_u32).flat_map(u32::to_be_bytes).collect();
+    let base: Vec<u8> = (0..4_500_000_u32).flat_map(u32::to_be_bytes).collect();
     let base = Tarball::new().file("base", &base).bytes();
     let top = Tarball::new().file("top", b"1").bytes();
     let id = served.push("app:1", &[(base.clone(), &base[..]), (gzip(&top), &top)]).await;

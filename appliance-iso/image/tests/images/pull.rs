@@ -53,7 +53,7 @@ async fn layers_of_every_kind_become_few_disks_and_what_is_shared_is_shared() {
         return;
     }
     let served = Served::start();
-    let noise = noise(2 << 20);
+    let noise = noise(17 << 20);
     let base = Tarball::new().folder("etc/").file("etc/os", b"base").file("big", &noise).bytes();
     let second = Tarball::new().file("etc/two", b"2").file("doomed", b"x").bytes();
     let third = Tarball::new().file(".wh.doomed", b"").file("etc/three", b"3").bytes();
