@@ -10,62 +10,25 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use guest_vm::Guest;
-use registry_server::Served;
 use registry_server::tarball::{busybox, gzip};
 use vic_tests::block_on;
-use vic_tests::lab::{ADDRESS, Lab, text};
-use vic_tests::suite::NAME;
+use vic_tests::vch::{REGISTRY, Vch};
 
-/// Where guests of the lab reach the registry.
-const REGISTRY: &str = "192.168.120.1:5000";
 const STARTS: usize = 10;
 const EXECS: usize = 500;
 /// So many of the first and of the last are compared.
 const SAMPLE: usize = 50;
 const AT_ONCE: usize = 100;
 
-struct Vch {
-    lab: Lab,
-}
-
-impl Vch {
-    fn up() -> Self {
-        let lab = Lab::up(&[]);
-        let stage = &lab.stage;
-        let served = Served::start();
-        let root = busybox();
-        block_on(served.push("busybox:1", &[(gzip(&root), &root[..])]));
-        let ip = format!("{ADDRESS}/24");
-        let args =
-            ["--public-network-ip", &ip, "--public-network-gateway", "192.168.120.1", "--insecure-registry", REGISTRY];
-        stage.vic("create", &stage.create_args(NAME, &args)).ended_with(0);
-        let mut command = std::process::Command::new(vic_tests::program("vic-lab"));
-        command.env("VIC_LAB_DIR", lab.folder()).args(["exec", "--", "docker-registry"]);
-        let _serving = served.also(REGISTRY, command);
-        let vch = Self { lab };
-        let image = format!("{REGISTRY}/busybox:1");
-        vch.docker(&["pull", &image]);
-        vch.docker(&["tag", &image, "busybox"]);
-        vch
-    }
-
-    fn docker(&self, args: &[&str]) -> String {
-        let output = self.lab.docker(&self.lab.stage.folder.path().join(NAME), args);
-        assert!(output.status.success(), "docker {args:?}: {}", text(&output));
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    }
-
-    fn timed(&self, args: &[&str]) -> f64 {
-        let start = Instant::now();
-        self.docker(args);
-        start.elapsed().as_secs_f64()
-    }
-}
-
-impl Drop for Vch {
-    fn drop(&mut self) {
-        let _ = self.lab.stage.vic("delete", &["--name", NAME, "--force"]);
-    }
+/// A VCH with the image `busybox`.
+fn with_busybox() -> Vch {
+    let vch = Vch::up();
+    let root = busybox();
+    block_on(vch.served.push("busybox:1", &[(gzip(&root), &root[..])]));
+    let image = format!("{REGISTRY}/busybox:1");
+    vch.docker(&["pull", &image]);
+    vch.docker(&["tag", &image, "busybox"]);
+    vch
 }
 
 /// Power-on to the line of a PID 1 that does nothing else.
@@ -86,7 +49,7 @@ fn percentile(times: &[f64], per_cent: usize) -> f64 {
 
 fn start() {
     let iso = PathBuf::from(std::env::var_os("VIC_BARE_ISO").expect("./scripts/bench start sets VIC_BARE_ISO"));
-    let vch = Vch::up();
+    let vch = with_busybox();
     vch.docker(&["create", "--name", "one", "-m", "512m", "busybox", "sleep", "100000"]);
     let (mut ours, mut bares) = (Vec::new(), Vec::new());
     for round in 1..=STARTS {
@@ -112,7 +75,7 @@ fn start() {
 }
 
 fn exec() {
-    let vch = Vch::up();
+    let vch = with_busybox();
     vch.docker(&["run", "-d", "--name", "one", "-m", "512m", "busybox", "sleep", "100000"]);
     let mut times = Vec::new();
     for round in 1..=EXECS {

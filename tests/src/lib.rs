@@ -11,6 +11,7 @@ pub mod lab;
 pub mod proxy;
 mod run;
 pub mod suite;
+pub mod vch;
 pub mod vcsim;
 
 use std::path::{Path, PathBuf};

@@ -62,6 +62,17 @@ impl Daemon {
         self.folder.path().join("socket")
     }
 
+    /// Seconds that the docker client takes with it; it must succeed.
+    pub fn timed(&self, args: &[&str]) -> f64 {
+        let start = Instant::now();
+        let mut client = Command::new("docker");
+        let output =
+            client.arg("--host").arg(format!("unix://{}", self.socket().display())).args(args).output().unwrap();
+        let took = start.elapsed().as_secs_f64();
+        assert!(output.status.success(), "docker {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        took
+    }
+
     fn last_words(&self) -> String {
         let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
         log.lines().last().unwrap_or_default().to_owned()

@@ -1,6 +1,7 @@
 //! For tests: Debian's `docker-registry`, for as long as a value lives, and images pushed to it.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, missing_debug_implementations, reason = "for tests")]
 
+pub mod sample;
 pub mod tarball;
 
 use std::net::TcpListener;
@@ -108,13 +109,18 @@ impl Served {
 
     /// Pushes an image of layers as they are sent, with the content that its configuration tells of; returns its id.
     pub async fn push(&self, image: &str, layers: &[(Vec<u8>, &[u8])]) -> Digest {
-        let diff_ids: Vec<Digest> = layers.iter().map(|(_, content)| Digest::new(content)).collect();
+        let layers = layers.iter().map(|(sent, content)| (sent.clone(), Digest::new(content))).collect();
+        self.push_known(image, layers).await
+    }
+
+    /// Pushes an image of layers whose `DiffID`s are known.
+    pub async fn push_known(&self, image: &str, layers: Vec<(Vec<u8>, Digest)>) -> Digest {
+        let (layers, diff_ids): (Vec<_>, Vec<_>) = layers.into_iter().unzip();
         let config = json!({
             "architecture": "amd64", "os": "linux", "created": "2026-01-01T00:00:00Z",
             "config": {"Cmd": ["sh"], "Labels": {"for": image}},
             "rootfs": {"type": "layers", "diff_ids": diff_ids},
         });
-        let layers = layers.iter().map(|(sent, _)| sent.clone()).collect();
         self.push_raw(image, layers, config.to_string(), IMAGE_DOCKER_CONFIG_MEDIA_TYPE).await
     }
 

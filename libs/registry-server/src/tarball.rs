@@ -109,7 +109,12 @@ pub fn zstd(bytes: &[u8]) -> Vec<u8> {
 
 /// Bytes that no compression makes fewer.
 pub fn noise(length: usize) -> Vec<u8> {
-    let mut state = 1_u32;
+    noise_of(1, length)
+}
+
+/// Such bytes, others for each seed.
+pub fn noise_of(seed: u32, length: usize) -> Vec<u8> {
+    let mut state = seed;
     let mut next = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         state.to_be_bytes()[0]

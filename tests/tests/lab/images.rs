@@ -1,34 +1,15 @@
 //! Images of a real registry on a VCH with real guests, driven by the docker client.
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use registry_server::tarball::{Tarball, gzip, noise};
 use registry_server::{Served, installed};
 use vic_tests::block_on;
-use vic_tests::lab::{ADDRESS, Lab, text};
-use vic_tests::program;
+use vic_tests::lab::{ADDRESS, Lab};
 use vic_tests::suite::NAME;
+pub(crate) use vic_tests::vch::{REGISTRY, inside};
 
 use crate::containers::{refused, said, static_program, streams};
-
-/// Where guests of the lab reach a registry that runs in the lab's namespace.
-pub(crate) const REGISTRY: &str = "192.168.120.1:5000";
-
-/// Runs a registry of the same images inside the lab's network.
-pub(crate) fn inside(lab: &Lab, served: &Served) -> registry_server::Serving {
-    let mut command = Command::new(program("vic-lab"));
-    command.env("VIC_LAB_DIR", lab.folder()).args(["exec", "--", "docker-registry"]);
-    let serving = served.also(REGISTRY, command);
-    let end = Instant::now() + Duration::from_secs(60);
-    loop {
-        let asked = lab.run(&["exec", "--", "curl", "-fsS", &format!("http://{REGISTRY}/v2/")]);
-        if asked.status.success() {
-            return serving;
-        }
-        assert!(Instant::now() < end, "the registry does not answer: {}", text(&asked));
-    }
-}
 
 #[test]
 fn docker_pulls_images_and_runs_them() {
@@ -43,7 +24,7 @@ fn docker_pulls_images_and_runs_them() {
         .folder("bin/")
         .entry(tar::EntryType::Regular, "bin/program", "", &program, 0o755)
         // As large as a base that is worth a disk of its own.
-        .file("noise", &noise(2 << 20))
+        .file("noise", &noise(17 << 20))
         .file("etc/passwd", b"root:x:0:0::/:\napp:x:77:77::/:\n")
         .bytes();
     let top = Tarball::new().file("etc/motd", b"hi").bytes();

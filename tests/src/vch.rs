@@ -1,0 +1,72 @@
+//! A VCH on the lab, and a registry that its guests reach.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use registry_server::{Served, Serving};
+
+use crate::lab::{ADDRESS, Lab, text};
+use crate::program;
+use crate::suite::NAME;
+
+/// Where guests of the lab reach a registry that runs in the lab's namespace.
+pub const REGISTRY: &str = "192.168.120.1:5000";
+
+/// Runs a registry of the same images inside the lab's network.
+pub fn inside(lab: &Lab, served: &Served) -> Serving {
+    let mut command = Command::new(program("vic-lab"));
+    command.env("VIC_LAB_DIR", lab.folder()).args(["exec", "--", "docker-registry"]);
+    let serving = served.also(REGISTRY, command);
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        let asked = lab.run(&["exec", "--", "curl", "-fsS", &format!("http://{REGISTRY}/v2/")]);
+        if asked.status.success() {
+            return serving;
+        }
+        assert!(Instant::now() < end, "the registry does not answer: {}", text(&asked));
+    }
+}
+
+/// A VCH with nothing on it; it goes with this value, and its lab too.
+#[allow(missing_debug_implementations, reason = "for tests")]
+pub struct Vch {
+    /// Where it is.
+    pub lab: Lab,
+    /// The registry, as programs beside the lab reach it; [`REGISTRY`] has the same images.
+    pub served: Served,
+    _serving: Serving,
+}
+
+impl Vch {
+    /// Makes it.
+    pub fn up() -> Self {
+        let lab = Lab::up(&[]);
+        let served = Served::start();
+        let ip = format!("{ADDRESS}/24");
+        let args =
+            ["--public-network-ip", &ip, "--public-network-gateway", "192.168.120.1", "--insecure-registry", REGISTRY];
+        lab.stage.vic("create", &lab.stage.create_args(NAME, &args)).ended_with(0);
+        let serving = inside(&lab, &served);
+        Self { lab, served, _serving: serving }
+    }
+
+    /// What the docker client prints; it must succeed.
+    pub fn docker(&self, args: &[&str]) -> String {
+        let output = self.lab.docker(&self.lab.stage.folder.path().join(NAME), args);
+        assert!(output.status.success(), "docker {args:?}: {}", text(&output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Seconds that the docker client takes.
+    pub fn timed(&self, args: &[&str]) -> f64 {
+        let start = Instant::now();
+        self.docker(args);
+        start.elapsed().as_secs_f64()
+    }
+}
+
+impl Drop for Vch {
+    fn drop(&mut self) {
+        let _ = self.lab.stage.vic("delete", &["--name", NAME, "--force"]);
+    }
+}
