@@ -113,7 +113,7 @@ impl Proxy {
 
 async fn serve(listener: std::net::TcpListener, acceptor: TlsAcceptor, target: String, rule: Arc<Mutex<Option<Rule>>>) {
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-    let client = reqwest::Client::builder().use_preconfigured_tls(trusting()).no_proxy().build().unwrap();
+    let client = reqwest::Client::builder().tls_backend_preconfigured(trusting()).no_proxy().build().unwrap();
     let tasks = tokio::task::LocalSet::new();
     tasks
         .run_until(async {

@@ -93,7 +93,7 @@ impl Session {
     pub async fn connect(options: Options) -> Result<Self> {
         let verifier = Verifier::new(options.trust.clone())?;
         let http = reqwest::Client::builder()
-            .use_preconfigured_tls(verifier.client_config()?)
+            .tls_backend_preconfigured(verifier.client_config()?)
             .user_agent(&options.user_agent)
             .connect_timeout(Duration::from_secs(15))
             .tcp_keepalive(Duration::from_secs(30))
