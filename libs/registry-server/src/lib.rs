@@ -14,7 +14,7 @@ use oci_client::Client;
 use oci_client::client::{ClientConfig, ClientProtocol, Config, ImageLayer};
 use oci_client::manifest::{IMAGE_DOCKER_CONFIG_MEDIA_TYPE, IMAGE_DOCKER_LAYER_GZIP_MEDIA_TYPE, OciImageManifest};
 use oci_client::secrets::RegistryAuth;
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -51,50 +51,78 @@ pub fn installed() -> bool {
     there
 }
 
-fn serve(folder: &Path, address: &str, more: &str, mut command: Command) -> Serving {
-    let at = folder.display();
-    let config = format!(
-        "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {at}/data}}}}\n\
-         http: {{addr: '{address}'}}\n{}",
-        more.replace("FOLDER", &at.to_string())
-    );
+/// How a registry serves, beyond its images.
+#[derive(Default)]
+pub struct Setup {
+    /// PEM files of its certificate and key.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// The section `auth` of its configuration.
+    pub auth: Option<Value>,
+}
+
+fn serve(folder: &Path, address: &str, setup: &Setup, mut command: Command) -> Serving {
+    let mut config = json!({
+        "version": 0.1,
+        "log": {"level": "error"},
+        "storage": {"filesystem": {"rootdirectory": folder.join("data")}},
+        "http": {"addr": address},
+    });
+    if let Some((certificate, key)) = &setup.tls {
+        config["http"]["tls"] = json!({"certificate": certificate, "key": key});
+    }
+    if let Some(auth) = &setup.auth {
+        config["auth"] = auth.clone();
+    }
+    // JSON is YAML.
     let file = folder.join(format!("{address}.yml"));
-    std::fs::write(&file, config).unwrap();
+    std::fs::write(&file, config.to_string()).unwrap();
     let log = std::fs::File::create(folder.join("log")).unwrap();
     Serving(command.arg("serve").arg(file).stdout(Stdio::null()).stderr(log).spawn().unwrap())
+}
+
+/// Serves on a free port of this machine, from when this returns.
+fn serve_here(folder: &Path, setup: &Setup) -> (Serving, String) {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let address = format!("127.0.0.1:{port}");
+    let mut process = serve(folder, &address, setup, Command::new("docker-registry"));
+    let end = Instant::now() + PATIENCE;
+    while std::net::TcpStream::connect(&address).is_err() {
+        let log = std::fs::read_to_string(folder.join("log")).unwrap();
+        assert!(process.0.try_wait().unwrap().is_none() && Instant::now() < end, "{log}");
+        std::thread::yield_now();
+    }
+    (process, address)
 }
 
 impl Served {
     /// For anybody.
     pub fn start() -> Self {
-        Self::with("", RegistryAuth::Anonymous)
+        Self::with(tempfile::tempdir().unwrap(), &Setup::default(), RegistryAuth::Anonymous)
     }
 
     /// For `ann` only.
     pub fn private() -> Self {
-        let auth = RegistryAuth::Basic("ann".into(), "secret1".into());
-        Self::with("auth: {htpasswd: {realm: here, path: FOLDER/htpasswd}}\n", auth)
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("htpasswd");
+        std::fs::write(&file, HTPASSWD).unwrap();
+        let auth = Some(json!({"htpasswd": {"realm": "here", "path": file}}));
+        let ann = RegistryAuth::Basic("ann".into(), "secret1".into());
+        Self::with(folder, &Setup { auth, ..Setup::default() }, ann)
     }
 
-    fn with(more: &str, auth: RegistryAuth) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("htpasswd"), HTPASSWD).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let address = format!("127.0.0.1:{port}");
-        let process = serve(folder.path(), &address, more, Command::new("docker-registry"));
-        let mut served = Self { process, address, folder, auth };
-        let end = Instant::now() + PATIENCE;
-        while std::net::TcpStream::connect(&served.address).is_err() {
-            let log = std::fs::read_to_string(served.folder.path().join("log")).unwrap();
-            assert!(served.process.0.try_wait().unwrap().is_none() && Instant::now() < end, "{log}");
-            std::thread::yield_now();
-        }
-        served
+    fn with(folder: TempDir, setup: &Setup, auth: RegistryAuth) -> Self {
+        let (process, address) = serve_here(folder.path(), setup);
+        Self { process, address, folder, auth }
     }
 
     /// Serves the same images at another address too; `command` runs `docker-registry`, perhaps elsewhere.
     pub fn also(&self, address: &str, command: Command) -> Serving {
-        serve(self.folder.path(), address, "", command)
+        serve(self.folder.path(), address, &Setup::default(), command)
+    }
+
+    /// Serves the same images on another port of this machine, in another way.
+    pub fn also_as(&self, setup: &Setup) -> (Serving, String) {
+        serve_here(self.folder.path(), setup)
     }
 
     /// How clients on this machine name an image of its.

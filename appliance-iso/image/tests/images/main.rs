@@ -5,4 +5,6 @@ mod backend;
 mod crash;
 mod malformed;
 mod pull;
+mod token;
 mod unpack;
+mod way;
