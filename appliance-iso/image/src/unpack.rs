@@ -27,6 +27,9 @@ const META: &[u8] = b".wh..wh.";
 const HEADERS: u64 = 4 << 20;
 /// Entries that a layer may have; what is known of them is kept until the layer is done.
 const ENTRIES: usize = 4_000_000;
+/// Bytes that the files of a layer may have together, holes included.  A disk holds far less; but a header of 512 bytes can tell of
+/// a hole as large as it likes, which has to be gone through.
+const BYTES: u64 = 64 << 30;
 /// Holes are found in blocks of this size, the file system's own.
 const BLOCK: usize = 4096;
 /// Before an extended attribute's name in a PAX header.
@@ -228,6 +231,9 @@ impl Unpacker {
                 rustix::fs::utimensat(parent, name, times, AtFlags::SYMLINK_NOFOLLOW).map_err(made("its times"))
             }
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+                if self.done.bytes.saturating_add(entry.size()) > BYTES {
+                    return Err(senseless(path, format!("the layer's files have more than {BYTES} bytes")));
+                }
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let file = rustix::fs::openat(parent, name, flags, private).map_err(made("making the file"))?;
                 let mut file = std::fs::File::from(file);

@@ -44,13 +44,14 @@ fn everything_that_a_layer_can_hold_is_exact() {
         .link("bin/same", "bin/tool")
         .symlink("bin/soft", "/bin/tool")
         .entry(EntryType::Char, "null", "", b"", 0o666)
+        .entry(EntryType::Block, "disk", "", b"", 0o660)
         .entry(EntryType::Fifo, "pipe", "", b"", 0o600)
         .file("sparse", &sparse)
         .pax(&[("SCHILY.xattr.user.colour", b"red"), ("mtime", b"1000000000.25")])
         .file("told", b"x")
         .file(&long, b"no folder of its own");
     let done = onto(root, layer).unwrap();
-    assert_eq!(done.entries, 10);
+    assert_eq!(done.entries, 11);
     let tool = root.join("bin/tool").metadata().unwrap();
     assert_eq!((tool.mode() & 0o7777, tool.uid(), tool.gid(), tool.mtime()), (0o4755, 12, 34, 1_000_000_000));
     assert_eq!((tool.ino(), tool.nlink()), (root.join("bin/same").metadata().unwrap().ino(), 2));
@@ -60,6 +61,9 @@ fn everything_that_a_layer_can_hold_is_exact() {
     let null = root.join("null").metadata().unwrap();
     assert!(null.file_type().is_char_device());
     assert_eq!((null.rdev(), null.mode() & 0o777), (rustix::fs::makedev(1, 3), 0o666));
+    let disk = root.join("disk").metadata().unwrap();
+    assert!(disk.file_type().is_block_device());
+    assert_eq!((disk.rdev(), disk.mode() & 0o777), (rustix::fs::makedev(1, 3), 0o660));
     assert!(root.join("pipe").metadata().unwrap().file_type().is_fifo());
     assert_eq!(std::fs::read(root.join("sparse")).unwrap(), sparse);
     assert!(root.join("sparse").metadata().unwrap().blocks() * 512 <= 64 * 1024, "it has holes");
@@ -155,6 +159,44 @@ fn headers_without_end_and_broken_archives_are_refused() {
     assert!(matches!(noise, UnpackError::Read(_)), "{noise}");
     let sparse = Tarball::new().pax(&[("GNU.sparse.major", b"1")]).file("f", b"");
     assert!(onto(root.path(), sparse).unwrap_err().to_string().contains("sparse files in PAX format"));
+}
+
+/// A sparse file as GNU tar writes it by default: a hole, then a few bytes.
+fn sparse(hole: u64, content: &[u8]) -> Vec<u8> {
+    let mut header = tar::Header::new_gnu();
+    header.set_path("sparse").unwrap();
+    header.set_entry_type(EntryType::GNUSparse);
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_size(content.len() as u64);
+    // In base 256: eleven octal digits end at 8 GiB.
+    let number = |n: u64| {
+        let mut field = [0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        field[4..].copy_from_slice(&n.to_be_bytes());
+        field
+    };
+    let gnu = header.as_gnu_mut().unwrap();
+    gnu.sparse[0].offset = number(hole);
+    gnu.sparse[0].numbytes = number(content.len() as u64);
+    gnu.realsize = number(hole + content.len() as u64);
+    header.set_cksum();
+    let mut archive = tar::Builder::new(Vec::new());
+    archive.append(&header, content).unwrap();
+    archive.into_inner().unwrap()
+}
+
+#[test]
+fn holes_are_holes_and_one_without_end_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    unpack(&sparse(1 << 20, b"end")[..], root.path()).unwrap();
+    let file = root.path().join("sparse");
+    let content = std::fs::read(&file).unwrap();
+    assert_eq!((content.len(), &content[1 << 20..]), ((1 << 20) + 3, &b"end"[..]));
+    assert!(file.metadata().unwrap().blocks() * 512 <= 64 * 1024, "it has holes");
+    let said = unpack(&sparse(1 << 60, b"end")[..], root.path()).unwrap_err().to_string();
+    assert!(said.contains("the layer's files have more than"), "{said}");
 }
 
 #[test]
