@@ -14,6 +14,7 @@ pub mod name;
 pub mod plan;
 mod pull;
 pub mod registry;
+mod sparse;
 mod store;
 pub mod unpack;
 

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use tar::EntryType;
 
 use crate::budget::Budget;
+use crate::sparse::Sparse;
 
 /// Before the name of a file that a layer takes away (OCI image-spec, layer.md, "Whiteouts").
 const WHITEOUT: &[u8] = b".wh.";
@@ -135,7 +136,11 @@ fn clean(path: &Path) -> Result<PathBuf> {
 
 impl Unpacker {
     fn take<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>) -> Result<()> {
-        let raw = entry.path().map_err(UnpackError::Read)?.into_owned();
+        let sparse = Sparse::of(entry).map_err(UnpackError::Read)?;
+        let raw = match &sparse {
+            Some(sparse) => sparse.name.clone(),
+            None => entry.path().map_err(UnpackError::Read)?.into_owned(),
+        };
         let path = clean(&raw)?;
         self.done.entries += 1;
         if self.done.entries > ENTRIES {
@@ -167,7 +172,7 @@ impl Unpacker {
             return remove(parent.as_fd(), hidden).map_err(|e| wrong(&raw, "removing what it hides", e));
         }
         self.made.insert(self.hash(&path));
-        self.make(entry, kind, &parent, &name, &path)
+        self.make(entry, kind, sparse.as_ref(), &parent, &name, &path)
     }
 
     /// Makes what the entry is, in place of what is there.
@@ -175,6 +180,7 @@ impl Unpacker {
         &mut self,
         entry: &mut tar::Entry<'_, R>,
         kind: EntryType,
+        sparse: Option<&Sparse>,
         parent: &OwnedFd,
         name: &OsStr,
         path: &Path,
@@ -231,13 +237,20 @@ impl Unpacker {
                 rustix::fs::utimensat(parent, name, times, AtFlags::SYMLINK_NOFOLLOW).map_err(made("its times"))
             }
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                if self.done.bytes.saturating_add(entry.size()) > BYTES {
+                let length = sparse.map_or_else(|| entry.size(), |sparse| sparse.size);
+                if self.done.bytes.saturating_add(length) > BYTES {
                     return Err(senseless(path, format!("the layer's files have more than {BYTES} bytes")));
                 }
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let file = rustix::fs::openat(parent, name, flags, private).map_err(made("making the file"))?;
                 let mut file = std::fs::File::from(file);
-                self.done.bytes += copy(entry, &mut file, path)?;
+                self.done.bytes += match sparse {
+                    Some(sparse) => {
+                        sparse.copy(entry, &mut file).map_err(UnpackError::Read)?;
+                        length
+                    }
+                    None => copy(entry, &mut file, path)?,
+                };
                 attributes.give(&file, path)?;
                 rustix::fs::futimens(&file, &attributes.times).map_err(made("its times"))
             }
@@ -349,7 +362,6 @@ impl Attributes {
                     "uid" => uid = number("user id", value.parse().map_err(io::Error::other))?,
                     "gid" => gid = number("group id", value.parse().map_err(io::Error::other))?,
                     "mtime" => (seconds, nanos) = time(&value).unwrap_or((seconds, nanos)),
-                    "GNU.sparse.major" => return Err(senseless(path, "sparse files in PAX format are not known")),
                     key => {
                         if let Some(name) = key.strip_prefix(XATTR) {
                             extended.push((name.to_owned(), extension.value_bytes().to_vec()));
