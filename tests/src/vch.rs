@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use registry_server::{Served, Serving};
+use registry_server::{Served, Serving, Setup};
 
 use crate::lab::{ADDRESS, Lab, text};
 use crate::program;
@@ -14,12 +14,19 @@ pub const REGISTRY: &str = "192.168.120.1:5000";
 
 /// Runs a registry of the same images inside the lab's network.
 pub fn inside(lab: &Lab, served: &Served) -> Serving {
+    inside_as(lab, served, &Setup::default())
+}
+
+/// The same in another way.
+pub fn inside_as(lab: &Lab, served: &Served, setup: &Setup) -> Serving {
     let mut command = Command::new(program("vic-lab"));
     command.env("VIC_LAB_DIR", lab.folder()).args(["exec", "--", "docker-registry"]);
-    let serving = served.also(REGISTRY, command);
+    let serving = served.also(REGISTRY, setup, command);
     let end = Instant::now() + Duration::from_secs(60);
+    let scheme = if setup.tls.is_some() { "https" } else { "http" };
     loop {
-        let asked = lab.run(&["exec", "--", "curl", "-fsS", &format!("http://{REGISTRY}/v2/")]);
+        // Whatever it answers: it does.
+        let asked = lab.run(&["exec", "--", "curl", "-ksS", &format!("{scheme}://{REGISTRY}/v2/")]);
         if asked.status.success() {
             return serving;
         }

@@ -35,6 +35,13 @@ pub struct Serving(Child);
 /// `ann`, whose password is `secret1`, as htpasswd has it.
 const HTPASSWD: &str = "ann:$2y$04$1byFjYliH95h3CYiJ2ndteQp2sVQCqemxMV8G285WCVvdMj.asX8K\n";
 
+/// The section `auth` that lets `ann` in alone.
+fn htpasswd(folder: &Path) -> Value {
+    let file = folder.join("htpasswd");
+    std::fs::write(&file, HTPASSWD).unwrap();
+    json!({"htpasswd": {"realm": "here", "path": file}})
+}
+
 impl Drop for Serving {
     fn drop(&mut self) {
         let _ = self.0.kill();
@@ -103,9 +110,7 @@ impl Served {
     /// For `ann` only.
     pub fn private() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("htpasswd");
-        std::fs::write(&file, HTPASSWD).unwrap();
-        let auth = Some(json!({"htpasswd": {"realm": "here", "path": file}}));
+        let auth = Some(htpasswd(folder.path()));
         let ann = RegistryAuth::Basic("ann".into(), "secret1".into());
         Self::with(folder, &Setup { auth, ..Setup::default() }, ann)
     }
@@ -116,8 +121,13 @@ impl Served {
     }
 
     /// Serves the same images at another address too; `command` runs `docker-registry`, perhaps elsewhere.
-    pub fn also(&self, address: &str, command: Command) -> Serving {
-        serve(self.folder.path(), address, &Setup::default(), command)
+    pub fn also(&self, address: &str, setup: &Setup, command: Command) -> Serving {
+        serve(self.folder.path(), address, setup, command)
+    }
+
+    /// The section `auth` that lets `ann` in alone, whose password is `secret1`.
+    pub fn for_ann(&self) -> Value {
+        htpasswd(self.folder.path())
     }
 
     /// Serves the same images on another port of this machine, in another way.

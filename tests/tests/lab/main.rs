@@ -9,5 +9,6 @@ mod guests;
 mod images;
 mod oracle;
 mod pyvmomi;
+mod registries;
 mod rules;
 mod vch;
