@@ -60,7 +60,11 @@ pub(super) async fn power_off(cx: &Cx, request: m::PowerOffVMTask) -> Result<Mor
 
 async fn turn_off(lab: &Arc<Lab>, this: &Moref) -> Result<(), Fault> {
     must_be_on(lab, this)?;
-    runtime(lab, this).power_off().await.map_err(|e| failed(&e))?;
+    if let Err(error) = runtime(lab, this).power_off().await {
+        // It may have gone off by itself meanwhile.
+        must_be_on(lab, this)?;
+        return Err(failed(&error));
+    }
     connect_all(lab, this, false);
     Ok(())
 }
