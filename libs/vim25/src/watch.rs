@@ -26,6 +26,8 @@ use crate::{Error, Result, Session};
 
 /// How long the server may hold one `WaitForUpdatesEx`.
 const HOLD_SECONDS: i32 = 20;
+/// Pauses between two cancels of one wait grow from the first to the second.
+const CANCEL_AGAIN: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(320));
 /// How often in a row the loop may fail before it tells its watches.
 const PATIENCE: u32 = 6;
 
@@ -369,12 +371,15 @@ impl Loop {
             answer = &mut call => answer,
             command = self.inbox.recv() => {
                 early = command;
+                let mut pause = CANCEL_AGAIN.0;
                 loop {
-                    // The cancel may come before the server has begun to wait, so it is repeated.
+                    // The cancel may come before the server has begun to wait, so it is repeated; soon at first, for all that
+                    // waits for an update waits for this.
                     let _ = session.call(&methods::CancelWaitForUpdates { this: collector.clone() }).await;
-                    if let Ok(answer) = tokio::time::timeout(Duration::from_millis(300), &mut call).await {
+                    if let Ok(answer) = tokio::time::timeout(pause, &mut call).await {
                         break answer;
                     }
+                    pause = (pause * 2).min(CANCEL_AGAIN.1);
                 }
             }
         };
