@@ -10,10 +10,10 @@ use std::time::Duration;
 use guestinfo::wire::{Kind, Line, MAX_LINE};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::Host;
+use super::{Host, Power, VmState};
 use crate::error::{Error, Result};
 
 /// Longest value that a guest may set; VMware's limit on one RPCI message.
@@ -59,10 +59,20 @@ pub(crate) struct GuestChannel {
 }
 
 impl GuestChannel {
-    /// Serves the guest of `vm` on QEMU's `socket`.
-    pub(crate) fn open(vm: String, socket: PathBuf, host: Arc<dyn Host>, said: mpsc::UnboundedSender<Said>) -> Self {
+    /// Serves the guest of `vm` on QEMU's `socket`, once its VM is shown to be on: a VM that is off says nothing.
+    pub(crate) fn open(
+        vm: String,
+        socket: PathBuf,
+        host: Arc<dyn Host>,
+        said: mpsc::UnboundedSender<Said>,
+        mut state: watch::Receiver<VmState>,
+    ) -> Self {
         let (tclo, requests) = mpsc::unbounded_channel();
         let task = tokio::spawn(async move {
+            if state.wait_for(|state| state.power == Power::On).await.is_err() {
+                return;
+            }
+            drop(state);
             let mut server = Server { vm, host, said, requests, asked: None, seq: 0 };
             loop {
                 // The socket exists as long as QEMU does; the VM's task ends this one with it.
@@ -208,7 +218,6 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::vm::VmState;
 
     #[derive(Default)]
     struct Keys(Mutex<BTreeMap<String, String>>);

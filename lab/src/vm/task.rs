@@ -293,7 +293,8 @@ impl VmTask {
         let process = id.open().ok_or_else(|| gone("it ended"))?;
         let (qmp, events) = Qmp::connect(&spec.name, &self.files.qmp).await?;
         let (said, heard) = mpsc::unbounded_channel();
-        let guest = GuestChannel::open(self.id.clone(), self.files.guestinfo.clone(), self.host.clone(), said);
+        let (socket, state) = (self.files.guestinfo.clone(), self.state.subscribe());
+        let guest = GuestChannel::open(self.id.clone(), socket, self.host.clone(), said, state);
         Ok(Running { spec, process, qmp, events, backlog: VecDeque::new(), guest, said: heard })
     }
 
