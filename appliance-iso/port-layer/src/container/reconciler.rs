@@ -123,11 +123,13 @@ fn container(object: &Object) -> Option<Container> {
     let mac = guest.interfaces.into_iter().next().map(|i| i.mac.to_ascii_lowercase()).unwrap_or_default();
     let policy = Policy::of(&record.host_config);
     let restarts = value(&options, KEY_RESTARTS).and_then(|text| Restarts::from_text(&text).ok()).unwrap_or_default();
-    let run = value(&options, KEY_EXIT).and_then(|text| Run::from_text(&text).ok());
     let power = match object.get("runtime.powerState").ok()?? {
         VirtualMachinePowerState::PoweredOn => Power::On,
         VirtualMachinePowerState::Suspended => Power::Suspended,
         _ => Power::Off,
     };
+    // While the VM is on, a word on the run before says that the new one's guest has not spoken yet.
+    let is_old = |run: &Run| power == Power::On && restarts.last.as_ref() == Some(run);
+    let run = value(&options, KEY_EXIT).and_then(|text| Run::from_text(&text).ok()).filter(|run| !is_old(run));
     Some(Container { vm: object.reference.value.clone(), record, power, run, mac, policy, restarts, removing: false })
 }

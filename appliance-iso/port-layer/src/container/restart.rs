@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tether_proto::Run;
 use vch_config::{Document, SCHEMA};
 
 /// Key of the [`Restarts`] document; not visible in the guest.
@@ -30,7 +31,7 @@ pub enum Policy {
     },
 }
 
-/// What is remembered of a container with a restart policy.
+/// What is remembered of a container from one run to the next.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restarts {
     /// [`SCHEMA`] of the writer.
@@ -41,11 +42,15 @@ pub struct Restarts {
     /// A client has stopped it.
     #[serde(default)]
     pub stopped: bool,
+    /// Its run before the start that was tried last.  What the guest says of a run stays where it is until the next one's guest
+    /// overwrites it: nothing is lost when the VM is not switched on after all, or was so already.
+    #[serde(default)]
+    pub last: Option<Run>,
 }
 
 impl Default for Restarts {
     fn default() -> Self {
-        Self { schema: SCHEMA, count: 0, stopped: false }
+        Self { schema: SCHEMA, count: 0, stopped: false, last: None }
     }
 }
 

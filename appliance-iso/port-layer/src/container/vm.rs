@@ -8,11 +8,11 @@
 
 use std::time::Duration;
 
-use tether_proto::{Container as Guest, Document, Interface, KEY_CONTAINER, KEY_EXIT};
+use tether_proto::{Container as Guest, Document, Interface, KEY_CONTAINER};
 use tokio::time::{Instant, sleep};
 use vim25::datastore::DatastorePath;
 use vim25::types::{
-    AnyValue, AnyVirtualDevice, ManagedObjectReference, OptionValue, ParaVirtualSCSIController, VirtualCdrom,
+    AnyValue, AnyVirtualDevice, ManagedObjectReference, Method, OptionValue, ParaVirtualSCSIController, VirtualCdrom,
     VirtualCdromIsoBackingInfo, VirtualController, VirtualDevice, VirtualDeviceConfigSpec,
     VirtualDeviceConfigSpecFileOperation, VirtualDeviceConfigSpecOperation, VirtualDeviceConnectInfo,
     VirtualDeviceFileBackingInfo, VirtualDisk, VirtualDiskFlatVer2BackingInfo, VirtualEthernetCard,
@@ -33,7 +33,7 @@ pub const OUTPUT: &str = "output.log";
 const CONSOLE: &str = "tether.log";
 /// vSphere's limit on a VM's name.
 const NAME_LIMIT: usize = 80;
-/// How long another task may have a VM that is to be removed, and the pause between two tries.
+/// How long another task may have a VM that is to be changed, and the pause between two tries.
 const BUSY: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_millis(300);
 /// Controllers have a key before they are there, and what hangs on them says it.
@@ -177,25 +177,35 @@ impl Site {
             extra_config: vec![option(KEY_CONTAINER, guest.to_text())],
             ..Default::default()
         };
-        self.session.run(&methods::ReconfigVMTask { this: vm.clone(), spec }).await.map(drop)
+        self.change(&methods::ReconfigVMTask { this: vm.clone(), spec }).await.map(drop)
     }
 
-    /// Powers the VM on.  `again` when it ran before: the guest's word on that run is taken away first, so that nobody takes
-    /// it for the new one's.  `restarts` is what is to be remembered from then on, if it changes.
+    /// Runs a task on a VM; while another one has the VM, an admin's perhaps, it is tried again.
+    async fn change<M>(&self, method: &M) -> Result<Option<AnyValue>>
+    where
+        M: Method<Response = ManagedObjectReference>,
+    {
+        let end = Instant::now() + BUSY;
+        loop {
+            match self.session.run(method).await {
+                Err(error) if error.fault_name() == Some("TaskInProgress") && Instant::now() < end => {
+                    sleep(AGAIN).await;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Powers the VM on.  `restarts` is what is to be remembered from then on, if it changes; it is remembered first, for by it the
+    /// guest's word on the run before is told from the first of the new one's.
     ///
     /// # Errors
     /// Those of vSphere; a VM that is on already is none.
-    pub async fn start(&self, vm: &ManagedObjectReference, again: bool, restarts: Option<&Restarts>) -> Result<()> {
-        let mut extra_config = Vec::new();
-        if again {
-            extra_config.push(option(KEY_EXIT, String::new()));
+    pub async fn start(&self, vm: &ManagedObjectReference, restarts: Option<&Restarts>) -> Result<()> {
+        if let Some(restarts) = restarts {
+            self.remember(vm, restarts).await?;
         }
-        extra_config.extend(restarts.map(|restarts| option(KEY_RESTARTS, restarts.to_text())));
-        if !extra_config.is_empty() {
-            let spec = VirtualMachineConfigSpec { extra_config, ..Default::default() };
-            self.session.run(&methods::ReconfigVMTask { this: vm.clone(), spec }).await?;
-        }
-        is_so(self.session.run(&methods::PowerOnVMTask { this: vm.clone(), host: None }).await)
+        is_so(self.change(&methods::PowerOnVMTask { this: vm.clone(), host: None }).await)
     }
 
     /// Remembers something of the container's restarts.
@@ -205,7 +215,7 @@ impl Site {
     pub async fn remember(&self, vm: &ManagedObjectReference, restarts: &Restarts) -> Result<()> {
         let extra_config = vec![option(KEY_RESTARTS, restarts.to_text())];
         let spec = VirtualMachineConfigSpec { extra_config, ..Default::default() };
-        self.session.run(&methods::ReconfigVMTask { this: vm.clone(), spec }).await.map(drop)
+        self.change(&methods::ReconfigVMTask { this: vm.clone(), spec }).await.map(drop)
     }
 
     /// Gives the VM the name of its record, and the record to keep.
@@ -219,7 +229,7 @@ impl Site {
             extra_config: vec![option(KEY_RECORD, record.to_text())],
             ..Default::default()
         };
-        self.session.run(&methods::ReconfigVMTask { this: vm.clone(), spec }).await.map(drop)
+        self.change(&methods::ReconfigVMTask { this: vm.clone(), spec }).await.map(drop)
     }
 
     /// Asks the guest to end its process, as `docker stop` does; tether powers the VM off afterwards.
@@ -238,11 +248,24 @@ impl Site {
     /// # Errors
     /// Those of vSphere; a VM that is off already is none.
     pub async fn power_off(&self, vm: &ManagedObjectReference) -> Result<()> {
-        is_so(self.session.run(&methods::PowerOffVMTask { this: vm.clone() }).await)
+        is_so(self.change(&methods::PowerOffVMTask { this: vm.clone() }).await)
     }
 
-    /// Removes the VM with its files, whatever it does; its image stays.  While another task has the VM, or has just switched it
-    /// on, it is tried again.
+    /// Waits until the VM is off, or gone.
+    ///
+    /// # Errors
+    /// When it cannot be watched.
+    pub(crate) async fn until_off(&self, vm: &ManagedObjectReference) -> Result<()> {
+        let mut power = self.session.watch(vm, &["runtime.powerState"]).await?;
+        let off = power.until(vm, |state| {
+            let power = state.get::<VirtualMachinePowerState>("runtime.powerState")?;
+            Ok(power.filter(|power| *power == VirtualMachinePowerState::PoweredOff))
+        });
+        gone(off.await.map(drop))
+    }
+
+    /// Removes the VM with its files, whatever it does; its image stays.  When somebody has just switched it on, it is tried
+    /// again.
     ///
     /// # Errors
     /// Those of vSphere; a VM that is gone already is none.
@@ -251,7 +274,7 @@ impl Site {
         loop {
             match self.destroy_once(vm).await {
                 Err(error)
-                    if matches!(error.fault_name(), Some("TaskInProgress" | "InvalidPowerState"))
+                    if matches!(error.fault_name(), Some("InvalidPowerState" | "FileLocked"))
                         && Instant::now() < end =>
                 {
                     sleep(AGAIN).await;
@@ -262,10 +285,6 @@ impl Site {
     }
 
     async fn destroy_once(&self, vm: &ManagedObjectReference) -> Result<()> {
-        let gone = |outcome: Result<()>| match outcome {
-            Err(e) if e.is_not_found() => Ok(()),
-            other => other,
-        };
         let facts = match self.session.read(vm, &["runtime.powerState", "config.files.vmPathName"]).await {
             Ok(facts) => facts,
             Err(e) => return gone(Err(e)),
@@ -283,11 +302,19 @@ impl Site {
                 self.delete_files(&folder.join(name)).await?;
             }
         }
-        gone(self.session.run(&methods::DestroyTask { this: vm.clone() }).await.map(drop))?;
+        gone(self.change(&methods::DestroyTask { this: vm.clone() }).await.map(drop))?;
         match folder {
             Some(folder) => self.delete_files(&folder).await,
             None => Ok(()),
         }
+    }
+}
+
+/// A VM that is gone is as good.
+fn gone(outcome: Result<()>) -> Result<()> {
+    match outcome {
+        Err(e) if e.is_not_found() => Ok(()),
+        other => other,
     }
 }
 

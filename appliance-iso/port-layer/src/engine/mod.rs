@@ -4,6 +4,7 @@ mod guest;
 mod keep;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ const OFF: Duration = Duration::from_secs(60);
 const STOP: Duration = Duration::from_secs(10);
 /// What the way to the guest and back may take beyond that.
 const GRACE: Duration = Duration::from_secs(5);
+/// How long a run may take to show after the end of its VM has: both come in one update.
+const SHOWN: Duration = Duration::from_secs(2);
 /// How long a removal waits for those who read the container's log.
 const READ: Duration = Duration::from_secs(5);
 /// The signal that asks a process to end, unless its container has one of its own.
@@ -264,21 +267,31 @@ impl Engine {
         self.off(id).await?;
         let before = self.table().find(id)?.clone();
         self.hang_up(id);
-        let restarts = Restarts { count, ..Restarts::default() };
+        let restarts = Restarts { count, last: before.run.clone(), ..Restarts::default() };
         let restarts = Some(&restarts).filter(|restarts| **restarts != before.restarts);
-        self.site.start(&vm(&before), before.run.is_some(), restarts).await?;
+        let started = self.site.start(&vm(&before), restarts).await;
+        started.map_err(|error| of(&before, error))?;
         let began = self.watched().until(|table| {
             let Ok(now) = table.find(id) else { return Some(None) };
             let fresh = now.run != before.run && now.run.is_some();
             (fresh && now.phase() != Phase::Starting).then(|| Some(now.phase()))
         });
-        match timeout(START, began).await {
-            Ok(phase) => match phase? {
-                None => Err(NotFound::None(id.to_owned()).into()),
-                Some(Phase::Created { failed: Some((code, error)) }) => Err(Failure::NoProcess { code, error }),
-                Some(_) => Ok(Outcome::Done),
-            },
-            Err(_) => Err(late(&before, "was powered on, and its guest has not started the process")),
+        let mut began = pin!(began);
+        let went_off = async {
+            if self.site.until_off(&vm(&before)).await.is_err() {
+                // Then the time that it has tells.
+                std::future::pending::<()>().await;
+            }
+        };
+        let (phase, what) = tokio::select! {
+            phase = timeout(START, &mut began) => (phase, "was powered on, and its guest has not started the process"),
+            // The guest has crashed, or somebody has switched it off; a short run is told all the same.
+            () = went_off => (timeout(SHOWN, &mut began).await, "was powered on, and went off before its process ran"),
+        };
+        match phase.map_err(|_| late(&before, what))?? {
+            None => Err(NotFound::None(id.to_owned()).into()),
+            Some(Phase::Created { failed: Some((code, error)) }) => Err(Failure::NoProcess { code, error }),
+            Some(_) => Ok(Outcome::Done),
         }
     }
 
@@ -311,7 +324,7 @@ impl Engine {
             return Ok(());
         }
         let restarts = Restarts { stopped: true, ..container.restarts.clone() };
-        self.site.remember(&vm(container), &restarts).await?;
+        self.site.remember(&vm(container), &restarts).await.map_err(|error| of(container, error))?;
         let id = &container.record.id;
         let seen = self.watched().until(|t| t.find(id).map_or(true, |c| c.restarts.stopped).then_some(()));
         match timeout(OFF, seen).await {
@@ -334,7 +347,7 @@ impl Engine {
         // A guest that does not listen, yet or any more, is powered off at once.
         if !asked || timeout(limit + GRACE, self.until(id, |p| !p.is_alive())).await.is_err() {
             self.tell(&container, Change::Kill { signal: SIGKILL });
-            self.site.power_off(&vm(&container)).await?;
+            self.site.power_off(&vm(&container)).await.map_err(|error| of(&container, error))?;
         }
         self.until_off(&container).await
     }
@@ -367,7 +380,7 @@ impl Engine {
         let sent = self.send_signal(&container, number, Duration::ZERO).await;
         let ended = async { sent.is_ok() && timeout(GRACE, self.until(id, |p| !p.is_alive())).await.is_ok() };
         if !ended.await {
-            self.site.power_off(&vm(&container)).await?;
+            self.site.power_off(&vm(&container)).await.map_err(|error| of(&container, error))?;
         }
         self.until_off(&container).await
     }
@@ -437,7 +450,7 @@ impl Engine {
         let container = self.table().find(&id)?.clone();
         let _named = self.reserve(name)?;
         let record = Record { name: name.to_owned(), ..container.record.clone() };
-        self.site.rename(&vm(&container), &record).await?;
+        self.site.rename(&vm(&container), &record).await.map_err(|error| of(&container, error))?;
         let renamed = self.watched().until(|t| t.find(&id).map_or(true, |c| c.record.name == name).then_some(()));
         match timeout(OFF, renamed).await {
             Ok(renamed) => Ok(renamed?),
@@ -523,7 +536,7 @@ impl Engine {
     async fn off(&self, id: &str) -> Result<()> {
         let container = self.table().find(id)?.clone();
         if self.until_off(&container).await.is_err() {
-            self.site.power_off(&vm(&container)).await?;
+            self.site.power_off(&vm(&container)).await.map_err(|error| of(&container, error))?;
             self.until_off(&container).await?;
         }
         Ok(())
@@ -546,6 +559,14 @@ impl<'a> Mark<'a> {
 impl Drop for Mark<'_> {
     fn drop(&mut self) {
         self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.what);
+    }
+}
+
+/// A failure of a call on a container's VM: where the VM is gone, so is the container.
+fn of(container: &Container, error: vim25::Error) -> Failure {
+    match error.fault_name() {
+        Some("ManagedObjectNotFound") => NotFound::None(container.record.id.clone()).into(),
+        _ => error.into(),
     }
 }
 
