@@ -17,6 +17,7 @@ use super::phase::Power;
 use super::record::{KEY_RECORD, Record};
 use super::restart::{KEY_RESTARTS, Policy, Restarts};
 use super::table::{Container, Table};
+use super::vm::folder_of;
 use crate::Site;
 use crate::site::value;
 
@@ -44,7 +45,7 @@ impl Reconciler {
     /// # Errors
     /// Those of vSphere.
     pub async fn start(site: &Site, history: &History) -> Result<Self> {
-        let wanted = paths("VirtualMachine", &["name", "runtime.powerState", "config.extraConfig"]);
+        let wanted = paths("VirtualMachine", &["config.files.vmPathName", "runtime.powerState", "config.extraConfig"]);
         let vms = step("vms", "ResourcePool", "vm", &[]);
         let mut seen = site.session.watcher().watch(reachable(site.pool.clone(), vec![wanted], vec![vms])).await?;
         let before = history.seen();
@@ -131,5 +132,7 @@ fn container(object: &Object) -> Option<Container> {
     // While the VM is on, a word on the run before says that the new one's guest has not spoken yet.
     let is_old = |run: &Run| power == Power::On && restarts.last.as_ref() == Some(run);
     let run = value(&options, KEY_EXIT).and_then(|text| Run::from_text(&text).ok()).filter(|run| !is_old(run));
-    Some(Container { vm: object.reference.value.clone(), record, power, run, mac, policy, restarts, removing: false })
+    let vm = object.reference.value.clone();
+    let files = object.get("config.files.vmPathName").ok().flatten().and_then(|path: String| folder_of(&path));
+    Some(Container { vm, files, record, power, run, mac, policy, restarts, removing: false })
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use tether_proto::Run;
+use vim25::datastore::DatastorePath;
 
 use super::health::Status;
 use super::phase::{Phase, Power, VANISHED};
@@ -14,6 +15,8 @@ use super::restart::{Policy, Restarts};
 pub struct Container {
     /// The VM's managed object id.
     pub vm: String,
+    /// The folder of the VM's files; none when vSphere does not tell.
+    pub files: Option<DatastorePath>,
     /// What it was made as.
     pub record: Record,
     /// The VM's power.
@@ -293,6 +296,7 @@ mod tests {
         let run = run.map(|(at, state)| Run { state, started_ns: Some(at), ..Run::new(id) });
         Container {
             vm: format!("vm-{id}"),
+            files: None,
             record,
             power,
             run,

@@ -65,7 +65,7 @@ impl Site {
             Ok(()) => Ok(vm),
             Err(error) => {
                 // What cannot be removed now is found again by its record.
-                let _ = self.destroy(&vm).await;
+                let _ = self.destroy(&vm, None).await;
                 Err(error)
             }
         }
@@ -265,14 +265,14 @@ impl Site {
     }
 
     /// Removes the VM with its files, whatever it does; its image stays.  When somebody has just switched it on, it is tried
-    /// again.
+    /// again.  `seen` is its folder as it was seen last: what somebody else has left there who was faster goes, too.
     ///
     /// # Errors
     /// Those of vSphere; a VM that is gone already is none.
-    pub async fn destroy(&self, vm: &ManagedObjectReference) -> Result<()> {
+    pub async fn destroy(&self, vm: &ManagedObjectReference, seen: Option<&DatastorePath>) -> Result<()> {
         let end = Instant::now() + BUSY;
         loop {
-            match self.destroy_once(vm).await {
+            match self.destroy_once(vm, seen).await {
                 Err(error)
                     if matches!(error.fault_name(), Some("InvalidPowerState" | "FileLocked"))
                         && Instant::now() < end =>
@@ -284,18 +284,34 @@ impl Site {
         }
     }
 
-    async fn destroy_once(&self, vm: &ManagedObjectReference) -> Result<()> {
+    /// Removes what the destruction of a VM left in its folder.  Where there is more than that the VM was not destroyed, but
+    /// taken out of the pool or the inventory.
+    ///
+    /// # Errors
+    /// Those of vSphere.
+    pub(crate) async fn remove_leavings(&self, folder: &DatastorePath) -> Result<()> {
+        let files = self.list_files(folder).await?;
+        if files.iter().all(|file| [OUTPUT, CONSOLE].contains(&file.as_str())) {
+            self.delete_files(folder).await?;
+        }
+        Ok(())
+    }
+
+    async fn destroy_once(&self, vm: &ManagedObjectReference, seen: Option<&DatastorePath>) -> Result<()> {
         let facts = match self.session.read(vm, &["runtime.powerState", "config.files.vmPathName"]).await {
             Ok(facts) => facts,
-            Err(e) => return gone(Err(e)),
+            Err(e) => {
+                gone(Err(e))?;
+                return match seen {
+                    Some(folder) => self.remove_leavings(folder).await,
+                    None => Ok(()),
+                };
+            }
         };
         if facts.get("runtime.powerState")? != Some(VirtualMachinePowerState::PoweredOff) {
             gone(self.power_off(vm).await)?;
         }
-        let path = facts.get::<String>("config.files.vmPathName")?;
-        let folder = path.and_then(|p| DatastorePath::parse(&p)).map(|p| p.parent());
-        // Never the root of a datastore.
-        let folder = folder.filter(|f| !f.path.is_empty());
+        let folder = facts.get::<String>("config.files.vmPathName")?.and_then(|path| folder_of(&path));
         if let Some(folder) = &folder {
             // vSphere does not know them to be the VM's, and would leave them: they go as long as the VM leads to them.
             for name in [OUTPUT, CONSOLE] {
@@ -308,6 +324,11 @@ impl Site {
             None => Ok(()),
         }
     }
+}
+
+/// The folder of a VM's configuration file; never the root of a datastore.
+pub(crate) fn folder_of(vmx: &str) -> Option<DatastorePath> {
+    DatastorePath::parse(vmx).map(|path| path.parent()).filter(|folder| !folder.path.is_empty())
 }
 
 /// A VM that is gone is as good.

@@ -1,8 +1,10 @@
 //! What happens to containers without a client: removed when they end, started again, checked.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Weak;
+use std::sync::{PoisonError, Weak};
 use std::time::Duration;
+
+use vim25::datastore::DatastorePath;
 
 use super::{Engine, Failure};
 use crate::container::health;
@@ -14,6 +16,29 @@ use crate::control::Guests;
 
 /// Pause before what failed is tried again.
 const AGAIN: Duration = Duration::from_secs(10);
+
+/// Lets go of what is kept for containers that are gone, here and on the datastore, whoever removed them.
+pub(super) async fn forget(engine: Weak<Engine>, watched: Watched) {
+    let mut known: BTreeMap<String, Option<DatastorePath>> = BTreeMap::new();
+    loop {
+        let gone = watched.until(|table| {
+            let now = table.iter().map(|c| (c.record.id.clone(), c.files.clone())).collect();
+            let mut gone = std::mem::replace(&mut known, now);
+            gone.retain(|id, _| !known.contains_key(id));
+            (!gone.is_empty()).then_some(gone)
+        });
+        let (Ok(gone), Some(engine)) = (gone.await, engine.upgrade()) else { return };
+        for (id, files) in gone {
+            engine.forget(&id);
+            let removed = engine.removing.lock().unwrap_or_else(PoisonError::into_inner).remove(&id).is_some();
+            // vSphere does not know all of the files to be the VM's: an admin who destroys it leaves some.
+            if let Some(files) = files.filter(|_| !removed) {
+                let site = engine.site.clone();
+                tokio::spawn(async move { site.remove_leavings(&files).await });
+            }
+        }
+    }
+}
 
 /// Removes containers that are to go with their process, whoever sees it end, and however late.
 pub(super) async fn clear_away(engine: Weak<Engine>, watched: Watched) {
@@ -28,7 +53,7 @@ pub(super) async fn clear_away(engine: Weak<Engine>, watched: Watched) {
         let Ok(due) = due.await else { return };
         for id in due {
             begun.insert(id.clone());
-            tokio::spawn(clear_one(engine.clone(), id));
+            tokio::spawn(clear_one(engine.clone(), watched.clone(), id));
         }
     }
 }
@@ -39,14 +64,15 @@ fn is_over(container: &Container) -> bool {
     ended && container.power == Power::Off && container.record.goes_with_its_process()
 }
 
-/// Removes one, and tries again until it is gone.
-async fn clear_one(engine: Weak<Engine>, id: String) {
+/// Removes one whenever it is over, until it is gone.
+async fn clear_one(engine: Weak<Engine>, watched: Watched, id: String) {
     loop {
-        let Some(engine) = engine.upgrade() else { return };
-        // Somebody may have started it again.
-        if !engine.table().find(&id).is_ok_and(is_over) {
-            return;
-        }
+        // Somebody may have started it again: then it will be over again.
+        let over = watched.until(|table| match table.find(&id) {
+            Ok(container) => is_over(container).then_some(true),
+            Err(_) => Some(false),
+        });
+        let (Ok(true), Some(engine)) = (over.await, engine.upgrade()) else { return };
         engine.heard(&id).await;
         if engine.remove_container(&id, false).await.is_ok() {
             return;

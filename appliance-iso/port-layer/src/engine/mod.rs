@@ -56,7 +56,8 @@ pub struct Engine {
     /// Names of containers that are being made.
     naming: Mutex<BTreeSet<String>>,
     locks: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
-    removing: Mutex<BTreeSet<String>>,
+    /// Containers whose removal has begun, and how many times: by force it may begin again.
+    removing: Mutex<BTreeMap<String, u32>>,
 }
 
 /// Why something was not done.
@@ -184,6 +185,7 @@ impl Engine {
             locks: Mutex::default(),
             removing: Mutex::default(),
         });
+        tokio::spawn(keep::forget(Arc::downgrade(&engine), engine.watched().clone()));
         tokio::spawn(keep::clear_away(Arc::downgrade(&engine), engine.watched().clone()));
         tokio::spawn(keep::restart(Arc::downgrade(&engine), engine.watched().clone(), first));
         if let Some(guests) = engine.guests.clone() {
@@ -205,7 +207,7 @@ impl Engine {
     /// Where a container stands.
     pub fn phase(&self, container: &Container) -> Phase {
         let removing = self.removing.lock().unwrap_or_else(PoisonError::into_inner);
-        if removing.contains(&container.record.id) { Phase::Removing } else { container.phase() }
+        if removing.contains_key(&container.record.id) { Phase::Removing } else { container.phase() }
     }
 
     /// The images.
@@ -234,7 +236,7 @@ impl Engine {
     }
 
     /// Takes a name that nobody has.
-    fn reserve(&self, name: &str) -> Result<Mark<'_>> {
+    fn reserve(&self, name: &str) -> Result<Named<'_>> {
         let taken = |id: &str| Failure::NameTaken { name: name.to_owned(), id: id.to_owned() };
         let mut naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
         if naming.contains(name) {
@@ -244,7 +246,7 @@ impl Engine {
             return Err(taken(&other.record.id));
         }
         naming.insert(name.to_owned());
-        Ok(Mark { all: &self.naming, what: name.to_owned() })
+        Ok(Named { all: &self.naming, name: name.to_owned() })
     }
 
     /// `docker start`: returns when the process runs, or has run.
@@ -417,7 +419,13 @@ impl Engine {
         let container = self.table().find(wanted)?.clone();
         let id = &container.record.id;
         self.admit(id, Operation::Remove { force })?;
-        let removal = Mark::set(&self.removing, id);
+        let lock = self.lock(id);
+        let held = if force { None } else { Some(lock.lock().await) };
+        // Who held it may have started the container.
+        self.admit(id, Operation::Remove { force })?;
+        let mut removal = Removal::begin(&self.removing, id);
+        drop(held);
+        let container = self.table().find(id)?.clone();
         if container.phase().is_alive() {
             self.tell(&container, Change::Kill { signal: SIGKILL });
             // What does not work now the removal itself will tell.
@@ -425,17 +433,22 @@ impl Engine {
         }
         // Who reads its log has what is there: it is a file of the VM's.
         let _ = timeout(READ, self.readers.left(id)).await;
-        self.site.destroy(&vm(&container)).await?;
+        self.site.destroy(&vm(&container), container.files.as_ref()).await?;
         let gone = self.watched().until(|table| table.find(id).is_err().then_some(()));
         let gone = timeout(OFF, gone).await.map_err(|_| late(&container, "was destroyed, and is still listed"))?;
-        drop(removal);
+        removal.succeeded = true;
+        self.forget(id);
+        Ok(gone.map(|()| Outcome::Done)?)
+    }
+
+    /// Lets go of what is kept for a container that is gone.
+    fn forget(&self, id: &str) {
         self.hang_up(id);
         if let Some(guests) = &self.guests {
             guests.execs.forget(id);
             guests.healths.forget(id);
         }
         self.locks.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
-        Ok(gone.map(|()| Outcome::Done)?)
     }
 
     /// `docker rename`.
@@ -543,22 +556,45 @@ impl Engine {
     }
 }
 
-/// Something that is in progress, for as long as this lives: a removal, or a name that is being given.
-struct Mark<'a> {
+/// A name that is being given, for as long as this lives.
+struct Named<'a> {
     all: &'a Mutex<BTreeSet<String>>,
-    what: String,
+    name: String,
 }
 
-impl<'a> Mark<'a> {
-    fn set(all: &'a Mutex<BTreeSet<String>>, what: &str) -> Self {
-        all.lock().unwrap_or_else(PoisonError::into_inner).insert(what.to_owned());
-        Self { all, what: what.to_owned() }
+impl Drop for Named<'_> {
+    fn drop(&mut self) {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
     }
 }
 
-impl Drop for Mark<'_> {
+/// A removal, for as long as this lives.
+struct Removal<'a> {
+    all: &'a Mutex<BTreeMap<String, u32>>,
+    id: String,
+    /// Then `keep::forget` ends it: it must see that nobody else has removed the container.
+    succeeded: bool,
+}
+
+impl<'a> Removal<'a> {
+    fn begin(all: &'a Mutex<BTreeMap<String, u32>>, id: &str) -> Self {
+        *all.lock().unwrap_or_else(PoisonError::into_inner).entry(id.to_owned()).or_default() += 1;
+        Self { all, id: id.to_owned(), succeeded: false }
+    }
+}
+
+impl Drop for Removal<'_> {
     fn drop(&mut self) {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.what);
+        if self.succeeded {
+            return;
+        }
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = all.get_mut(&self.id) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&self.id);
+            }
+        }
     }
 }
 

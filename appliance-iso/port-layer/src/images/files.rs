@@ -76,7 +76,7 @@ impl Site {
     }
 
     /// The names in a folder; none when there is no such folder.
-    pub(super) async fn list_files(&self, folder: &DatastorePath) -> Result<Vec<String>> {
+    pub(crate) async fn list_files(&self, folder: &DatastorePath) -> Result<Vec<String>> {
         let datastores: Vec<ManagedObjectReference> =
             self.session.read(&self.datacenter, &["datastore"]).await?.all("datastore")?;
         let wanted = paths("Datastore", &["name", "browser"]);
