@@ -3,6 +3,7 @@
 //! It watches every VM of the VCH's pool.  What it sees is levels, not edges: a state that comes twice does no harm, and what
 //! happened while nobody watched is told when it is seen.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tether_proto::{Container as Guest, Document, KEY_CONTAINER, KEY_EXIT, Run};
@@ -16,7 +17,7 @@ use super::events::History;
 use super::phase::Power;
 use super::record::{KEY_RECORD, Record};
 use super::restart::{KEY_RESTARTS, Policy, Restarts};
-use super::table::{Container, Table};
+use super::table::{Change, Container, Table};
 use super::vm::folder_of;
 use crate::Site;
 use crate::site::value;
@@ -51,7 +52,7 @@ impl Reconciler {
         let before = history.seen();
         let tell_first = before.is_some();
         let mut table = before.unwrap_or_default();
-        let mut changes = table.observe_all(containers(&seen.next().await?, &site.vch));
+        let mut changes = observe(&mut table, &seen.next().await?, &site.vch);
         if !tell_first {
             // Nothing has happened yet: this is how it was found.
             changes.clear();
@@ -71,7 +72,7 @@ impl Reconciler {
         let task = tokio::spawn(async move {
             // The loop in vim25 mends what can be mended; what it gives up on ends the service, which is started anew.
             while let Ok(objects) = seen.next().await {
-                let changes = table.observe_all(containers(&objects, &vch));
+                let changes = observe(&mut table, &objects, &vch);
                 publish(&table, changes);
             }
         })
@@ -109,16 +110,34 @@ impl Watched {
     }
 }
 
-/// The containers of the VCH among some VMs.
-fn containers(objects: &[Object], vch: &str) -> Vec<Container> {
-    objects.iter().filter_map(|o| container(o).filter(|c| c.record.vch == vch)).collect()
+/// What a VM of the VCH is.
+enum Found {
+    Container(Box<Container>),
+    /// With the container's id.
+    HalfMade(String),
 }
 
-/// Reads a container from its VM; none when it is none, or is half-made.
-fn container(object: &Object) -> Option<Container> {
+/// Takes in the VMs of the pool; returns what has happened to which containers.
+fn observe(table: &mut Table, objects: &[Object], vch: &str) -> Vec<(Record, Change)> {
+    let (mut containers, mut half_made) = (Vec::new(), BTreeMap::new());
+    for object in objects {
+        match find(object, vch) {
+            Some(Found::Container(container)) => containers.push(*container),
+            Some(Found::HalfMade(id)) => {
+                half_made.insert(object.reference.value.clone(), id);
+            }
+            None => {}
+        }
+    }
+    table.set_half_made(half_made);
+    table.observe_all(containers)
+}
+
+/// Reads a container of the VCH from its VM; none when it is none.
+fn find(object: &Object, vch: &str) -> Option<Found> {
     let options = object.all("config.extraConfig").ok()?;
-    let record = Record::from_text(&value(&options, KEY_RECORD)?).ok()?;
-    let guest = value(&options, KEY_CONTAINER)?;
+    let record = Record::from_text(&value(&options, KEY_RECORD)?).ok().filter(|record| record.vch == vch)?;
+    let Some(guest) = value(&options, KEY_CONTAINER) else { return Some(Found::HalfMade(record.id)) };
     // A newer version's is not read, and the container is there all the same.
     let guest = Guest::from_text(&guest).unwrap_or_default();
     let mac = guest.interfaces.into_iter().next().map(|i| i.mac.to_ascii_lowercase()).unwrap_or_default();
@@ -134,5 +153,6 @@ fn container(object: &Object) -> Option<Container> {
     let run = value(&options, KEY_EXIT).and_then(|text| Run::from_text(&text).ok()).filter(|run| !is_old(run));
     let vm = object.reference.value.clone();
     let files = object.get("config.files.vmPathName").ok().flatten().and_then(|path: String| folder_of(&path));
-    Some(Container { vm, files, record, power, run, mac, policy, restarts, removing: false })
+    let container = Container { vm, files, record, power, run, mac, policy, restarts, removing: false };
+    Some(Found::Container(Box::new(container)))
 }

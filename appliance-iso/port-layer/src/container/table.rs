@@ -136,6 +136,8 @@ pub enum Change {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Table {
     containers: BTreeMap<String, Entry>,
+    /// VMs of creates that have not come to their end, with the containers' ids.
+    half_made: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -211,6 +213,16 @@ impl Table {
         }
         changes.push(Change::Destroy);
         changes
+    }
+
+    /// VMs that are no containers yet, by their managed object ids, with the ids of the containers that they are to be.
+    pub(crate) fn half_made(&self) -> &BTreeMap<String, String> {
+        &self.half_made
+    }
+
+    /// Takes in which VMs are no containers yet.
+    pub(crate) fn set_half_made(&mut self, half_made: BTreeMap<String, String>) {
+        self.half_made = half_made;
     }
 
     /// Takes in everything at once: what is not among `now` is gone.  Returns what has happened to which containers.

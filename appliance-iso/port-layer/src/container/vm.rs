@@ -4,7 +4,7 @@
 //! create: CreateChildVM_Task with the record, its controllers and its NIC -> ReconfigVM_Task with disk, CD and ports
 //! ```
 //! The files' places are known only when the VM is there, hence two calls.  A VM whose record is there and whose guest's
-//! document is not is half-made: whoever finds it removes it.
+//! document is not is half-made: an engine that finds one which it is not making removes it.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use vim25::{Error, Result};
 use super::record::{KEY_RECORD, Record};
 use super::restart::{KEY_RESTARTS, Restarts};
 use crate::Site;
-use crate::site::card;
+use crate::site::{card, value};
 
 /// Name of the file that takes the process's output, in the VM's folder.
 pub const OUTPUT: &str = "output.log";
@@ -54,19 +54,30 @@ pub struct New<'a> {
     pub cpus: u32,
 }
 
+/// Why a container's VM was not made.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct NotMade {
+    /// Why.
+    #[source]
+    pub error: Error,
+    /// What is left of it, for it could not be removed either.
+    pub left: Option<ManagedObjectReference>,
+}
+
 impl Site {
-    /// Makes a container's VM, powered off.  On failure nothing is left.
+    /// Makes a container's VM, powered off.
     ///
     /// # Errors
-    /// Those of vSphere.
-    pub async fn create(&self, new: New<'_>) -> Result<ManagedObjectReference> {
-        let vm = self.create_bare(new).await?;
+    /// [`NotMade`].
+    pub async fn create(&self, new: New<'_>) -> Result<ManagedObjectReference, NotMade> {
+        // Where the answer was lost there may be a VM all the same; it is half-made.
+        let vm = self.create_bare(new).await.map_err(|error| NotMade { error, left: None })?;
         match self.furnish(&vm, new).await {
             Ok(()) => Ok(vm),
             Err(error) => {
-                // What cannot be removed now is found again by its record.
-                let _ = self.destroy(&vm, None).await;
-                Err(error)
+                let removed = self.destroy(&vm, None).await.is_ok();
+                Err(NotMade { error, left: Some(vm).filter(|_| !removed) })
             }
         }
     }
@@ -262,6 +273,19 @@ impl Site {
             Ok(power.filter(|power| *power == VirtualMachinePowerState::PoweredOff))
         });
         gone(off.await.map(drop))
+    }
+
+    /// Removes a VM of whose create nothing will come any more.
+    ///
+    /// # Errors
+    /// Those of vSphere; a VM that is gone already is none.
+    pub(crate) async fn remove_half_made(&self, vm: &ManagedObjectReference) -> Result<()> {
+        let options = match self.session.read(vm, &["config.extraConfig"]).await {
+            Ok(facts) => facts.all("config.extraConfig")?,
+            Err(e) => return gone(Err(e)),
+        };
+        // What was seen of it may have been old.
+        if value(&options, KEY_CONTAINER).is_some() { Ok(()) } else { self.destroy(vm, None).await }
     }
 
     /// Removes the VM with its files, whatever it does; its image stays.  When somebody has just switched it on, it is tried

@@ -1,10 +1,11 @@
-//! What happens to containers without a client: removed when they end, started again, checked.
+//! What happens to containers without a client: removed when they end or came to nothing, started again, checked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{PoisonError, Weak};
 use std::time::Duration;
 
 use vim25::datastore::DatastorePath;
+use vim25::types::ManagedObjectReference;
 
 use super::{Engine, Failure};
 use crate::container::health;
@@ -16,6 +17,49 @@ use crate::control::Guests;
 
 /// Pause before what failed is tried again.
 const AGAIN: Duration = Duration::from_secs(10);
+
+/// Removes VMs of creates that came to nothing: their answers were lost, or the engine before this one died at them.
+pub(super) async fn sweep(engine: Weak<Engine>, watched: Watched) {
+    let mut begun: BTreeSet<String> = BTreeSet::new();
+    loop {
+        let due = watched.until(|table| {
+            begun.retain(|vm| table.half_made().contains_key(vm));
+            let due = table.half_made().iter().filter(|(vm, _)| !begun.contains(*vm));
+            let due: Vec<_> = due.map(|(vm, id)| (vm.clone(), id.clone())).collect();
+            (!due.is_empty()).then_some(due)
+        });
+        let Ok(due) = due.await else { return };
+        for (vm, id) in due {
+            begun.insert(vm.clone());
+            tokio::spawn(sweep_one(engine.clone(), ManagedObjectReference::new("VirtualMachine", vm), id));
+        }
+    }
+}
+
+/// Removes one once nobody makes it any more, and tries again until it is gone, or whole.
+async fn sweep_one(engine: Weak<Engine>, vm: ManagedObjectReference, id: String) {
+    loop {
+        let Some(engine) = engine.upgrade() else { return };
+        // A create of this engine ends with what vSphere has of it then: whole, or never to be.
+        let _ = engine.making.subscribe().wait_for(|making| !making.contains(&id)).await;
+        if engine.site.remove_half_made(&vm).await.is_ok() {
+            return;
+        }
+        drop(engine);
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Removes what a create could not take back, and tries again until it is gone.
+pub(super) async fn discard(engine: Weak<Engine>, vm: ManagedObjectReference) {
+    loop {
+        tokio::time::sleep(AGAIN).await;
+        let Some(engine) = engine.upgrade() else { return };
+        if engine.site.destroy(&vm, None).await.is_ok() {
+            return;
+        }
+    }
+}
 
 /// Lets go of what is kept for containers that are gone, here and on the datastore, whoever removed them.
 pub(super) async fn forget(engine: Weak<Engine>, watched: Watched) {

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tether_proto::{Container as Guest, signal};
+use tokio::sync::watch;
 use tokio::time::timeout;
 use vim25::types::ManagedObjectReference;
 
@@ -21,7 +22,7 @@ use crate::container::reconciler::{Reconciler, Watched};
 use crate::container::record::Record;
 use crate::container::restart::{Policy, Restarts};
 use crate::container::table::{Change, Container, NotFound, Table};
-use crate::container::vm::New;
+use crate::container::vm::{New, NotMade};
 use crate::control::{AuthorityError, Guests};
 use crate::images::{Datastore, Images};
 use crate::{Site, SiteError};
@@ -55,6 +56,8 @@ pub struct Engine {
     readers: Audience,
     /// Names of containers that are being made.
     naming: Mutex<BTreeSet<String>>,
+    /// Ids of containers that are being made: their VMs are half-made for a while.
+    making: watch::Sender<BTreeSet<String>>,
     locks: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// Containers whose removal has begun, and how many times: by force it may begin again.
     removing: Mutex<BTreeMap<String, u32>>,
@@ -182,9 +185,11 @@ impl Engine {
             guests,
             readers: Audience::default(),
             naming: Mutex::default(),
+            making: watch::Sender::default(),
             locks: Mutex::default(),
             removing: Mutex::default(),
         });
+        tokio::spawn(keep::sweep(Arc::downgrade(&engine), engine.watched().clone()));
         tokio::spawn(keep::forget(Arc::downgrade(&engine), engine.watched().clone()));
         tokio::spawn(keep::clear_away(Arc::downgrade(&engine), engine.watched().clone()));
         tokio::spawn(keep::restart(Arc::downgrade(&engine), engine.watched().clone(), first));
@@ -218,16 +223,23 @@ impl Engine {
     /// `docker create`: returns when the container is listed.
     ///
     /// # Errors
-    /// [`Failure`]; then nothing is left.
-    pub async fn create_container(&self, mut record: Record, mut guest: Guest, size: Size) -> Result<()> {
+    /// [`Failure`]; then nothing is left, or what is left is removed as soon as vSphere lets it.
+    pub async fn create_container(self: &Arc<Self>, mut record: Record, mut guest: Guest, size: Size) -> Result<()> {
         record.vch.clone_from(&self.site.vch);
         if let Some(guests) = &self.guests {
             guest.control = Some(guests.way_for(&record.id)?);
         }
         let _named = self.reserve(&record.name)?;
+        // Until it is listed, for a half-made VM may be listed before it is seen to be whole.
+        let _making = Making::begin(&self.making, &record.id);
         let image = self.images.backend().disk(&record.disk);
         let new = New { record: &record, guest: &guest, image: &image, memory_mib: size.memory_mib, cpus: size.cpus };
-        self.site.create(new).await?;
+        if let Err(NotMade { error, left }) = self.site.create(new).await {
+            if let Some(vm) = left {
+                tokio::spawn(keep::discard(Arc::downgrade(self), vm));
+            }
+            return Err(error.into());
+        }
         let listed = self.watched().until(|table| table.find(&record.id).is_ok().then_some(()));
         match timeout(OFF, listed).await {
             Ok(listed) => Ok(listed?),
@@ -565,6 +577,25 @@ struct Named<'a> {
 impl Drop for Named<'_> {
     fn drop(&mut self) {
         self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
+    }
+}
+
+/// A container that is being made, for as long as this lives.
+struct Making<'a> {
+    all: &'a watch::Sender<BTreeSet<String>>,
+    id: String,
+}
+
+impl<'a> Making<'a> {
+    fn begin(all: &'a watch::Sender<BTreeSet<String>>, id: &str) -> Self {
+        all.send_modify(|all| _ = all.insert(id.to_owned()));
+        Self { all, id: id.to_owned() }
+    }
+}
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        self.all.send_modify(|all| _ = all.remove(&self.id));
     }
 }
 
