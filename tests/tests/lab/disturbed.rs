@@ -74,11 +74,11 @@ fn disturb(lab: &Lab, operation: &Operation<'_>) {
 /// How many calls the one rule has met.
 fn seen(lab: &Lab) -> u64 {
     let listed = lab.run(&["faults", "list"]);
-    let rule: serde_json::Value = serde_json::from_slice(&listed.stdout).expect(&text(&listed));
+    let rule: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap_or_else(|_| panic!("{}", text(&listed)));
     rule["seen"].as_u64().unwrap()
 }
 
-/// The files of the datastore, by their paths.
+/// The files of the datastore, by their paths; the disks of the image store have random names.
 fn files(lab: &Lab) -> Vec<String> {
     fn below(folder: &Path, root: &Path, all: &mut Vec<String>) {
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -92,8 +92,25 @@ fn files(lab: &Lab) -> Vec<String> {
     let root = lab.folder().join("datastores/datastore1");
     let mut all = Vec::new();
     below(&root, &root, &mut all);
+    for path in &mut all {
+        if let [vch, "images", _, file] = path.split('/').collect::<Vec<_>>()[..] {
+            *path = format!("{vch}/images/*/{file}");
+        }
+    }
     all.sort();
     all
+}
+
+/// Inventory and files once the image store has as many disks: one that is made ahead is among them.
+fn at_rest(lab: &Lab, disks: usize) -> (Vec<String>, Vec<String>) {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let files = files(lab);
+        if files.iter().filter(|path| path.ends_with("/images/*/disk.vmdk")).count() == disks {
+            return (lab.stage.inventory(), files);
+        }
+        assert!(Instant::now() < end, "{files:#?}");
+    }
 }
 
 /// Waits until nothing is on the datastore and in the inventory but what was there before.
@@ -126,7 +143,7 @@ fn a_call_that_fails_fails_one_command_and_leaves_nothing() {
     // The image store's documents come with the first image and stay.
     said(&lab, &["pull", &image]);
     said(&lab, &["rmi", &image]);
-    let before = (lab.stage.inventory(), files(&lab));
+    let before = at_rest(&lab, 1);
 
     disturb(
         &lab,
@@ -206,7 +223,7 @@ fn twenty_containers_at_once_leave_nothing() {
     }
     let lab = Lab::up(&[]);
     busybox_vch(&lab);
-    let before = (lab.stage.inventory(), files(&lab));
+    let before = at_rest(&lab, 2);
     let docker = |args: &[&str]| lab.docker(&lab.stage.folder.path().join(NAME), args);
     // Lives of a moment: nothing of any is lost.
     std::thread::scope(|scope| {
