@@ -12,6 +12,8 @@ pub struct Lab {
     folder: PathBuf,
     /// What `up` is told beyond the usual.
     args: Vec<String>,
+    /// Where its daemon finds programs before it looks elsewhere.
+    programs: Option<PathBuf>,
     /// The stage on it.
     pub stage: Stage,
 }
@@ -31,11 +33,27 @@ impl Lab {
 
     /// Starts a lab and nothing else; `args` go to `vic-lab up`.
     pub fn bare(args: &[&str]) -> Self {
+        Self::with(args, false)
+    }
+
+    /// Starts a lab whose VMs are no QEMU: their guests are played (see `src/bin/played-guest.rs`), and a VM is there in tens of
+    /// milliseconds.  All else is the lab's own: what it refuses, it refuses as ever.
+    pub fn played() -> Self {
+        Self::with(&[], true)
+    }
+
+    fn with(args: &[&str], played: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let lab = folder.path().join("lab");
         let (datacenter, compute) = if args.contains(&"--esxi") { ("ha-datacenter", "") } else { ("dc1", "cluster1") };
         let place = Place { datacenter, compute, store: "datastore1", bridge: "bridge" };
         let args = args.iter().map(|&a| a.to_owned()).collect();
+        let programs = played.then(|| {
+            let programs = folder.path().join("programs");
+            std::fs::create_dir(&programs).unwrap();
+            std::os::unix::fs::symlink(program("played-guest"), programs.join("qemu-system-x86_64")).unwrap();
+            programs
+        });
         let stage = Stage {
             target: String::new(),
             thumbprint: String::new(),
@@ -46,7 +64,7 @@ impl Lab {
             folder,
             said: Arc::default(),
         };
-        let mut lab = Self { folder: lab, args, stage };
+        let mut lab = Self { folder: lab, args, programs, stage };
         lab.start();
         lab
     }
@@ -76,6 +94,11 @@ impl Lab {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(program("vic-lab"));
         command.args(args).env("VIC_LAB_DIR", &self.folder).env("VIC_LAB_PASSWORD", &self.stage.password);
+        if let Some(programs) = &self.programs {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let all = std::iter::once(programs.clone()).chain(std::env::split_paths(&path));
+            command.env("PATH", std::env::join_paths(all).unwrap());
+        }
         command
     }
 
