@@ -1,0 +1,224 @@
+//! Random scripts of concurrent clients and of an admin: whatever they do at once, each gets an answer that Docker would give, and
+//! in the end everything can be removed and nothing is left.
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use port_layer::{Failure, Outcome};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, FileFailurePersistence, TestCaseError, TestRunner};
+use vim25::types::{ManagedObjectReference, methods};
+
+use crate::stage::{Stage, Told, in_time, runtime};
+
+/// Few, so that clients meet.
+const NAMES: [&str; 3] = ["one", "two", "three"];
+const CASES: u32 = 16;
+
+/// What the process of a container does; see `played-guest`.
+const PROCESSES: [&[&str]; 6] = [&["run"], &["exit", "0", "0"], &["exit", "3", "60"], &["deaf"], &["fail"], &["crash"]];
+
+/// How a container ends.
+const ENDINGS: [&str; 4] = [
+    "{}",
+    r#"{"AutoRemove":true}"#,
+    r#"{"RestartPolicy":{"Name":"always"}}"#,
+    r#"{"RestartPolicy":{"Name":"on-failure","MaximumRetryCount":2}}"#,
+];
+
+/// One thing that is done, to the container of a name.
+#[derive(Debug, Clone)]
+enum Act {
+    Create { process: usize, ending: usize },
+    Start,
+    Stop,
+    Kill,
+    Restart,
+    Rename(usize),
+    Remove { force: bool },
+    WaitForEnd,
+    AdminPowersOff,
+    AdminRenames,
+    AdminDestroys,
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        6 => container(),
+        6 => Just(Act::Start),
+        2 => Just(Act::Stop),
+        2 => Just(Act::Kill),
+        2 => Just(Act::Restart),
+        2 => (0..NAMES.len()).prop_map(Act::Rename),
+        3 => any::<bool>().prop_map(|force| Act::Remove { force }),
+        1 => Just(Act::WaitForEnd),
+        2 => Just(Act::AdminPowersOff),
+        1 => Just(Act::AdminRenames),
+        1 => Just(Act::AdminDestroys),
+    ]
+}
+
+fn container() -> impl Strategy<Value = Act> {
+    // What runs until it is asked to end is met in most states.
+    let process = prop_oneof![8 => Just(0), 3 => Just(1), 3 => Just(2), 1 => Just(3), 1 => Just(4), 1 => Just(5)];
+    (process, 0..ENDINGS.len()).prop_map(|(process, ending)| Act::Create { process, ending })
+}
+
+/// What is done by one client to make the containers, and then by several at once.
+#[derive(Debug)]
+struct Script {
+    first: Vec<Act>,
+    /// One thing after another.
+    clients: Vec<Vec<(usize, Act)>>,
+}
+
+fn script() -> impl Strategy<Value = Script> {
+    let client = proptest::collection::vec((0..NAMES.len(), act()), 1..8);
+    let clients = proptest::collection::vec(client, 2..6);
+    let first = proptest::collection::vec(container(), NAMES.len());
+    (first, clients).prop_map(|(first, clients)| Script { first, clients })
+}
+
+/// What Docker, too, would refuse.
+fn is_dockers(failure: &Failure) -> bool {
+    match failure {
+        Failure::NotFound(_) | Failure::NameTaken { .. } | Failure::Refused { .. } => true,
+        Failure::NoProcess { code, .. } => *code == 127,
+        // Its VM went off while it started: the guest's crash, or the admin's doing.
+        Failure::Late { what, .. } => what.contains("went off"),
+        _ => false,
+    }
+}
+
+async fn perform(stage: &Stage, name: &str, act: &Act) -> Result<(), Failure> {
+    let engine = &stage.engine;
+    let done = |outcome: Result<Outcome, Failure>| outcome.map(drop);
+    match act {
+        Act::Create { process, ending } => stage.create(name, PROCESSES[*process], ENDINGS[*ending]).await.map(drop),
+        Act::Start => done(engine.start_container(name).await),
+        Act::Stop => done(engine.stop_container(name, None, Some(Duration::ZERO)).await),
+        Act::Kill => done(engine.kill_container(name, "KILL").await),
+        Act::Restart => done(engine.restart_container(name, None, Some(Duration::ZERO)).await),
+        Act::Rename(to) => engine.rename_container(name, NAMES[*to]).await,
+        Act::Remove { force } => done(engine.remove_container(name, *force).await),
+        Act::WaitForEnd => {
+            // One that nobody ends is not waited for.
+            let wait = engine.wait_for(name, port_layer::Until::NotRunning);
+            tokio::time::timeout(Duration::from_millis(100), wait).await.map_or(Ok(()), |ended| ended.map(drop))
+        }
+        Act::AdminPowersOff | Act::AdminRenames | Act::AdminDestroys => {
+            let vm = engine.table().find(name)?.vm.clone();
+            admin(stage, &ManagedObjectReference::new("VirtualMachine", vm), act).await;
+            Ok(())
+        }
+    }
+}
+
+/// What vSphere refuses an admin is no matter of the port layer's.
+async fn admin(stage: &Stage, vm: &ManagedObjectReference, act: &Act) {
+    let this = || vm.clone();
+    let _ = match act {
+        Act::AdminRenames => {
+            let new_name = format!("{}-of-an-admin", vm.value);
+            stage.admin.run(&methods::RenameTask { this: this(), new_name }).await
+        }
+        Act::AdminDestroys => {
+            let _ = stage.admin.run(&methods::PowerOffVMTask { this: this() }).await;
+            stage.admin.run(&methods::DestroyTask { this: this() }).await
+        }
+        _ => stage.admin.run(&methods::PowerOffVMTask { this: this() }).await,
+    };
+}
+
+/// What was done, for the message of a failure.
+type Trace = Mutex<Vec<String>>;
+
+async fn play(stage: &Stage, script: &Script, trace: &Trace) {
+    let start = Instant::now();
+    let note = |text: String| trace.lock().unwrap().push(format!("{:>6} ms {text}", start.elapsed().as_millis()));
+    let mut told = Told::listen(&stage.history);
+    let one = async |name: usize, act: &Act| {
+        let what = format!("{act:?} {}", NAMES[name]);
+        note(format!("{what} ..."));
+        let outcome = in_time(&what, Box::pin(perform(stage, NAMES[name], act))).await;
+        note(format!("{what}: {outcome:?}"));
+        if let Err(failure) = outcome {
+            assert!(is_dockers(&failure), "{what}: {failure:?}");
+        }
+    };
+    for (name, act) in script.first.iter().enumerate() {
+        one(name, act).await;
+    }
+    let one = &one;
+    let clients = script.clients.iter().map(|acts| async move {
+        for (name, act) in acts {
+            one(*name, act).await;
+        }
+    });
+    futures_util::future::join_all(clients).await;
+    stage.clean_up().await;
+    told.check();
+    // Nobody holds a name.
+    let again = NAMES.iter().map(|name| stage.create(name, PROCESSES[0], ENDINGS[0]));
+    for free in futures_util::future::join_all(again).await {
+        assert!(free.is_ok(), "{free:?}");
+    }
+    stage.clean_up().await;
+}
+
+#[test]
+fn what_was_found_once_does_not_come_back() {
+    let create = |process, ending| Act::Create { process, ending };
+    let scripts = [
+        // A guest that crashed, or was switched off, as it started kept its container locked for minutes.
+        (create(5, 0), vec![vec![Act::Start], vec![Act::Remove { force: false }]]),
+        (create(0, 0), vec![vec![Act::Start, Act::Restart], vec![Act::Kill, Act::Kill], vec![Act::AdminPowersOff; 3]]),
+        // An admin who destroyed a VM left files; one who was faster than `--rm`, too.
+        (create(0, 0), vec![vec![Act::Start, Act::AdminDestroys]]),
+        (create(0, 1), vec![vec![Act::Start, Act::AdminDestroys], vec![Act::AdminPowersOff, Act::AdminDestroys]]),
+        // A VM that had just gone off by itself was no VM that is off.
+        (create(1, 2), vec![vec![Act::Start, Act::Remove { force: true }], vec![Act::Kill, Act::Stop]]),
+    ];
+    let runtime = runtime();
+    let stage = runtime.block_on(Stage::up());
+    for (first, clients) in scripts {
+        let clients = clients.into_iter().map(|acts| acts.into_iter().map(|act| (0, act)).collect()).collect();
+        let script = Script { first: vec![first], clients };
+        runtime.block_on(play(&stage, &script, &Trace::default()));
+    }
+}
+
+#[test]
+fn whatever_clients_do_at_once_leaves_nothing_stuck_and_nothing_behind() {
+    let runtime = runtime();
+    let stage = RefCell::new(None);
+    let config = Config {
+        cases: std::env::var_os("PROPTEST_CASES").map_or(CASES, |_| Config::default().cases),
+        // What is found depends on time, too: a shorter script need not show it, and is not looked for long.
+        max_shrink_iters: 30,
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
+        source_file: Some(file!()),
+        ..Config::default()
+    };
+    let outcome = TestRunner::new(config).run(&script(), |script| {
+        let trace = Trace::default();
+        let played = catch_unwind(AssertUnwindSafe(|| {
+            let stage = stage.borrow_mut().take().unwrap_or_else(|| runtime.block_on(Stage::up()));
+            runtime.block_on(play(&stage, &script, &trace));
+            stage
+        }));
+        match played {
+            Ok(clean) => {
+                stage.replace(Some(clean));
+                Ok(())
+            }
+            // What a failure left must not be taken for the next one's: that one has a stage of its own.
+            Err(_) => Err(TestCaseError::fail(trace.into_inner().unwrap().join("\n"))),
+        }
+    });
+    if let Err(failure) = outcome {
+        panic!("{failure}");
+    }
+}
