@@ -375,9 +375,14 @@ impl Loop {
                 loop {
                     // The cancel may come before the server has begun to wait, so it is repeated; soon at first, for all that
                     // waits for an update waits for this.
-                    let _ = session.call(&methods::CancelWaitForUpdates { this: collector.clone() }).await;
-                    if let Ok(answer) = tokio::time::timeout(pause, &mut call).await {
-                        break answer;
+                    let cancel = async {
+                        let _ = session.call(&methods::CancelWaitForUpdates { this: collector.clone() }).await;
+                        tokio::time::sleep(pause).await;
+                    };
+                    // Side by side: where the session has gone, each may wait for the other to log in.
+                    tokio::select! {
+                        answer = &mut call => break answer,
+                        () = cancel => {}
                     }
                     pause = (pause * 2).min(CANCEL_AGAIN.1);
                 }
