@@ -151,6 +151,51 @@ fn after_a_fault_at_any_call_the_next_try_works_and_nothing_is_left() {
     runtime.block_on(futures_util::future::join_all(all));
 }
 
+/// A container's life; each step may fail once, as vSphere does.
+async fn live(stage: &Stage, what: &str) {
+    let steps = [Operation::Create, Operation::Start, Operation::Stop, Operation::StartAgain, Operation::RemoveByForce];
+    for step in steps {
+        let first = in_time(what, Box::pin(step.perform(stage))).await;
+        match &first {
+            Ok(_) => continue,
+            Err(Failure::Vsphere(_)) => {}
+            Err(failure) => panic!("{what}: {step:?}: {failure:?}"),
+        }
+        let second = in_time(what, Box::pin(step.perform(stage))).await;
+        let works = second.as_ref().map_or_else(|failure| step.has_been_done(failure), |_| true);
+        assert!(works, "{what}: {step:?}: at first {first:?}, then {second:?}");
+    }
+}
+
+/// Calls that only the loop makes which waits for updates, and those that only the session makes, fail too.
+#[test]
+fn a_life_goes_on_whichever_call_fails() {
+    // A session that ends meets two that log in again, at whatever call: many are tried.  Of the others a few do.
+    let effects: [(&[&str], usize); 4] = [
+        (&["--expire-session"], 2),
+        (&["--fault", "SystemError"], 7),
+        (&["--drop", "before"], 7),
+        (&["--drop", "after"], 5),
+    ];
+    let runtime = runtime();
+    let all = effects.into_iter().map(|(effect, step)| async move {
+        let stage = Stage::up().await;
+        for nth in (1..).step_by(step) {
+            let at = nth.to_string();
+            let what = format!("a life with call {nth} disturbed by {effect:?}");
+            stage.faults(&[&["add", "--nth", &at, "--times", "1"], effect].concat());
+            Box::pin(live(&stage, &what)).await;
+            let rule: serde_json::Value = serde_json::from_str(stage.faults(&["list"]).trim()).unwrap();
+            stage.faults(&["clear"]);
+            stage.clean_up().await;
+            if rule["seen"].as_u64() < Some(nth) {
+                return;
+            }
+        }
+    });
+    runtime.block_on(futures_util::future::join_all(all));
+}
+
 #[test]
 fn a_start_that_fails_does_not_make_a_container_forget_how_it_ended() {
     let runtime = runtime();
