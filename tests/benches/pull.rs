@@ -176,7 +176,9 @@ fn main() {
 
     let (ten, seven, three) = (calls(&vch, "ten"), calls(&vch, "seven"), calls(&vch, "three"));
     println!(
-        "pull vSphere calls {ten} for 10 layers, {seven} without 3 empty ones, {three} without 4 near empty ones either"
+        "pull vSphere calls {} for 3 empty layers, {} for 4 near empty ones (limit 0; {ten} for all 10 layers)",
+        ten - seven,
+        seven - three
     );
 
     if let Some(daemon) = Daemon::start() {
