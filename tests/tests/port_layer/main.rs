@@ -6,6 +6,7 @@
 //! for each.  What is played is the guest alone (`src/bin/played-guest.rs`).
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "test helpers")]
 
+mod admin;
 mod faults;
 mod interleavings;
 mod stage;

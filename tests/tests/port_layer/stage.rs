@@ -31,6 +31,10 @@ use vim25::types::{
 /// Nothing that is asked of the engine takes longer, on a busy machine either: the slowest is a stop of a process that is deaf.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
+/// What a client asks for at create, and the record keeps.
+pub(crate) const CONFIG: &str =
+    r#"{"Cmd":["sleep","1000"],"Env":["A=1","B=two"],"Labels":{"tier":"web","team":"one"},"Image":"played"}"#;
+
 const DATACENTER: &str = "dc1";
 const STORE: &str = "datastore1";
 /// A name with a dot is no disk of the image store's, which removes those that no image has.
@@ -44,7 +48,7 @@ pub(crate) struct Stage {
     pub(crate) history: History,
     /// Another login: who works on the VMs beside the engine.
     pub(crate) admin: Session,
-    config: VchConfig,
+    pub(crate) config: VchConfig,
     pool: ManagedObjectReference,
     /// What was there before the first container.
     before: Contents,
@@ -89,7 +93,7 @@ impl Stage {
             image: "played".into(),
             image_id: "sha256:0".into(),
             disk: DISK.into(),
-            config: "{}".into(),
+            config: CONFIG.into(),
             host_config: host_config.into(),
         };
         let process = Process { args: args.iter().map(|&a| a.to_owned()).collect(), ..Process::default() };

@@ -1,5 +1,6 @@
 //! Ids and names of containers.
 
+use port_layer::container::record::is_name;
 use port_layer::container::table::Table;
 use uuid::Uuid;
 
@@ -12,9 +13,7 @@ pub(super) fn id() -> String {
 
 /// Checks a name that a client gives; none is as good.
 pub(super) fn check(name: &str) -> Result<(), ApiError> {
-    let letter = |c: char| c.is_ascii_alphanumeric();
-    let good = name.starts_with(letter) && name.len() > 1 && name.chars().all(|c| letter(c) || "_.-".contains(c));
-    if good || name.is_empty() {
+    if name.is_empty() || is_name(name) {
         return Ok(());
     }
     // Docker's words, which its tests look for.

@@ -18,7 +18,7 @@ use super::phase::Power;
 use super::record::{KEY_RECORD, Record};
 use super::restart::{KEY_RESTARTS, Policy, Restarts};
 use super::table::{Change, Container, Table};
-use super::vm::folder_of;
+use super::vm::{folder_of, name_of_admin};
 use crate::Site;
 use crate::site::value;
 
@@ -46,7 +46,8 @@ impl Reconciler {
     /// # Errors
     /// Those of vSphere.
     pub async fn start(site: &Site, history: &History) -> Result<Self> {
-        let wanted = paths("VirtualMachine", &["config.files.vmPathName", "runtime.powerState", "config.extraConfig"]);
+        let wanted =
+            paths("VirtualMachine", &["name", "config.files.vmPathName", "runtime.powerState", "config.extraConfig"]);
         let vms = step("vms", "ResourcePool", "vm", &[]);
         let mut seen = site.session.watcher().watch(reachable(site.pool.clone(), vec![wanted], vec![vms])).await?;
         let before = history.seen();
@@ -153,6 +154,7 @@ fn find(object: &Object, vch: &str) -> Option<Found> {
     let run = value(&options, KEY_EXIT).and_then(|text| Run::from_text(&text).ok()).filter(|run| !is_old(run));
     let vm = object.reference.value.clone();
     let files = object.get("config.files.vmPathName").ok().flatten().and_then(|path: String| folder_of(&path));
-    let container = Container { vm, files, record, power, run, mac, policy, restarts, removing: false };
+    let named = object.get("name").ok().flatten().and_then(|name: String| name_of_admin(&name, &record));
+    let container = Container { vm, files, named, record, power, run, mac, policy, restarts, removing: false };
     Some(Found::Container(Box::new(container)))
 }

@@ -49,6 +49,12 @@ struct Stopping {
     timeout: Option<i64>,
 }
 
+/// Whether Docker takes it for a container's name.
+pub fn is_name(text: &str) -> bool {
+    let letter = |c: char| c.is_ascii_alphanumeric();
+    text.starts_with(letter) && text.len() > 1 && text.chars().all(|c| letter(c) || "_.-".contains(c))
+}
+
 impl Record {
     /// The signal that asks the process to end, and how long it has to; none where there is Docker's own.
     pub fn stopping(&self) -> (Option<String>, Option<Duration>) {

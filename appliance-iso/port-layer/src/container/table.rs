@@ -17,6 +17,8 @@ pub struct Container {
     pub vm: String,
     /// The folder of the VM's files; none when vSphere does not tell.
     pub files: Option<DatastorePath>,
+    /// The name that an admin has given it in vSphere and that its record does not have yet.
+    pub named: Option<String>,
     /// What it was made as.
     pub record: Record,
     /// The VM's power.
@@ -309,6 +311,7 @@ mod tests {
         Container {
             vm: format!("vm-{id}"),
             files: None,
+            named: None,
             record,
             power,
             run,

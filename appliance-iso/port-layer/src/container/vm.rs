@@ -22,7 +22,7 @@ use vim25::types::{
 };
 use vim25::{Error, Result};
 
-use super::record::{KEY_RECORD, Record};
+use super::record::{KEY_RECORD, Record, is_name};
 use super::restart::{KEY_RESTARTS, Restarts};
 use crate::Site;
 use crate::site::{card, value};
@@ -229,13 +229,13 @@ impl Site {
         self.change(&methods::ReconfigVMTask { this: vm.clone(), spec }).await.map(drop)
     }
 
-    /// Gives the VM the name of its record, and the record to keep.
+    /// Gives the VM the record to keep, whose name is another, and its own name after it unless an admin has given it that.
     ///
     /// # Errors
     /// Those of vSphere.
-    pub async fn rename(&self, vm: &ManagedObjectReference, record: &Record) -> Result<()> {
+    pub async fn rename(&self, vm: &ManagedObjectReference, record: &Record, by_admin: bool) -> Result<()> {
         let spec = VirtualMachineConfigSpec {
-            name: Some(vm_name(record)),
+            name: Some(vm_name(record)).filter(|_| !by_admin),
             annotation: Some(annotation(record)),
             extra_config: vec![option(KEY_RECORD, record.to_text())],
             ..Default::default()
@@ -378,9 +378,22 @@ fn annotation(record: &Record) -> String {
 
 /// The container's name, for people, and the beginning of its id, so that it is nobody else's.
 fn vm_name(record: &Record) -> String {
-    let id: String = record.id.chars().take(12).collect();
+    let id = short(record);
     let name: String = record.name.chars().take(NAME_LIMIT - id.len() - 1).collect();
     format!("{name}-{id}")
+}
+
+/// The name that an admin has given a container by renaming its VM in vSphere; none when that says nothing new, or no name that
+/// Docker knows.
+pub(crate) fn name_of_admin(vm: &str, record: &Record) -> Option<String> {
+    let name = vm.strip_suffix(short(record)).and_then(|rest| rest.strip_suffix('-')).unwrap_or(vm);
+    let new = vm != vm_name(record) && name != record.name;
+    (new && is_name(name)).then(|| name.to_owned())
+}
+
+/// The id as Docker shows it.
+fn short(record: &Record) -> &str {
+    record.id.get(..12).unwrap_or(&record.id)
 }
 
 fn controller(key: i32) -> VirtualController {
@@ -424,5 +437,18 @@ mod tests {
         let name = vm_name(&record);
         assert_eq!(name.len(), NAME_LIMIT);
         assert!(name.ends_with("x-0123456789ab"), "{name}");
+        // What does not fit is no name of an admin's.
+        assert_eq!(name_of_admin(&name, &record), None);
+        let short = Record { name: "web".into(), ..record };
+        for (vm, expected) in [
+            ("web-0123456789ab", None),
+            ("web", None),
+            ("db-0123456789ab", Some("db")),
+            ("db", Some("db")),
+            ("my database", None),
+            ("-0123456789ab", None),
+        ] {
+            assert_eq!(name_of_admin(vm, &short).as_deref(), expected, "{vm}");
+        }
     }
 }

@@ -61,6 +61,38 @@ pub(super) async fn discard(engine: Weak<Engine>, vm: ManagedObjectReference) {
     }
 }
 
+/// Gives containers the names that an admin has given their VMs.
+pub(super) async fn follow_names(engine: Weak<Engine>, watched: Watched) {
+    let mut begun: BTreeMap<String, String> = BTreeMap::new();
+    loop {
+        let due = watched.until(|table| {
+            let named = table.iter().filter_map(|c| Some((c.record.id.clone(), c.named.clone()?)));
+            let named: BTreeMap<_, _> = named.collect();
+            let due: Vec<_> = named.clone().into_iter().filter(|(id, name)| begun.get(id) != Some(name)).collect();
+            begun.clone_from(&named);
+            (!due.is_empty()).then_some(due)
+        });
+        let Ok(due) = due.await else { return };
+        for (id, name) in due {
+            tokio::spawn(follow_name(engine.clone(), id, name));
+        }
+    }
+}
+
+/// Gives one its name, and tries again while it is to have it.
+async fn follow_name(engine: Weak<Engine>, id: String, name: String) {
+    loop {
+        let Some(engine) = engine.upgrade() else { return };
+        let wanted = engine.table().find(&id).is_ok_and(|c| c.named.as_deref() == Some(&name));
+        if !wanted || engine.rename(&id, &name, true).await.is_ok() {
+            return;
+        }
+        drop(engine);
+        // Another container may have it: then it is free one day.
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
 /// Lets go of what is kept for containers that are gone, here and on the datastore, whoever removed them.
 pub(super) async fn forget(engine: Weak<Engine>, watched: Watched) {
     let mut known: BTreeMap<String, Option<DatastorePath>> = BTreeMap::new();

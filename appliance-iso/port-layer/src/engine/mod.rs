@@ -190,6 +190,7 @@ impl Engine {
             removing: Mutex::default(),
         });
         tokio::spawn(keep::sweep(Arc::downgrade(&engine), engine.watched().clone()));
+        tokio::spawn(keep::follow_names(Arc::downgrade(&engine), engine.watched().clone()));
         tokio::spawn(keep::forget(Arc::downgrade(&engine), engine.watched().clone()));
         tokio::spawn(keep::clear_away(Arc::downgrade(&engine), engine.watched().clone()));
         tokio::spawn(keep::restart(Arc::downgrade(&engine), engine.watched().clone(), first));
@@ -469,14 +470,18 @@ impl Engine {
     /// [`Failure`].
     pub async fn rename_container(&self, wanted: &str, name: &str) -> Result<()> {
         let id = self.table().find(wanted)?.record.id.clone();
-        let lock = self.lock(&id);
+        self.rename(&id, name, false).await
+    }
+
+    async fn rename(&self, id: &str, name: &str, by_admin: bool) -> Result<()> {
+        let lock = self.lock(id);
         let _held = lock.lock().await;
-        self.admit(&id, Operation::Rename)?;
-        let container = self.table().find(&id)?.clone();
+        self.admit(id, Operation::Rename)?;
+        let container = self.table().find(id)?.clone();
         let _named = self.reserve(name)?;
         let record = Record { name: name.to_owned(), ..container.record.clone() };
-        self.site.rename(&vm(&container), &record).await.map_err(|error| of(&container, error))?;
-        let renamed = self.watched().until(|t| t.find(&id).map_or(true, |c| c.record.name == name).then_some(()));
+        self.site.rename(&vm(&container), &record, by_admin).await.map_err(|error| of(&container, error))?;
+        let renamed = self.watched().until(|t| t.find(id).map_or(true, |c| c.record.name == name).then_some(()));
         match timeout(OFF, renamed).await {
             Ok(renamed) => Ok(renamed?),
             Err(_) => Err(late(&container, "was renamed, and is still listed by its old name")),
