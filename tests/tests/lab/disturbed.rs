@@ -74,7 +74,8 @@ fn disturb(lab: &Lab, operation: &Operation<'_>) {
 /// How many calls the one rule has met.
 fn seen(lab: &Lab) -> u64 {
     let listed = lab.run(&["faults", "list"]);
-    let rule: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap_or_else(|_| panic!("{}", text(&listed)));
+    let rule: serde_json::Value =
+        serde_json::from_slice(&listed.stdout).unwrap_or_else(|_| panic!("{}", text(&listed)));
     rule["seen"].as_u64().unwrap()
 }
 
