@@ -102,7 +102,7 @@ pub(crate) struct VmStatus {
     pub address: Option<String>,
 }
 
-/// Asks the daemon behind `socket`; `None` when there is no daemon.
+/// Asks the daemon behind `socket`; `None` when there is no daemon, or one that ends without an answer.
 ///
 /// # Errors
 /// When the daemon refuses or does not speak.
@@ -117,9 +117,18 @@ pub(crate) async fn ask(socket: &Path, request: &Request) -> Result<Option<Answe
     let document = |reason: String| Error::Document { path: socket.into(), reason };
     let mut line = serde_json::to_string(request).map_err(|e| document(e.to_string()))?;
     line.push('\n');
-    stream.write_all(line.as_bytes()).await.map_err(Error::file("write to", socket))?;
     let mut answer = String::new();
-    BufReader::new(stream).read_line(&mut answer).await.map_err(Error::file("read from", socket))?;
+    let exchange = async {
+        stream.write_all(line.as_bytes()).await?;
+        BufReader::new(stream).read_line(&mut answer).await
+    };
+    match exchange.await {
+        Ok(0) => return Ok(None),
+        Err(e) if matches!(e.kind(), std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe) => {
+            return Ok(None);
+        }
+        other => other.map_err(Error::file("speak through", socket))?,
+    };
     match serde_json::from_str(&answer).map_err(|e| document(e.to_string()))? {
         Answer::Refused { reason } => Err(Error::Refused(reason)),
         other => Ok(Some(other)),

@@ -25,6 +25,8 @@ use crate::settings::Settings;
 use crate::vm::Place;
 use crate::{accel, api};
 
+/// How long the daemon before may take to be gone.
+const LOCK_PATIENCE: std::time::Duration = std::time::Duration::from_secs(3);
 /// Port of the API inside the lab's networks.
 const INNER_PORT: u16 = 443;
 
@@ -48,7 +50,14 @@ pub(crate) async fn run(dir: &LabDir) -> Result<()> {
         .init();
     let path = dir.lock();
     let lock = std::fs::File::create(&path).map_err(Error::file("open", &path))?;
-    lock.try_lock().map_err(|_| Error::Refused("another daemon runs in this lab".into()))?;
+    // One that was killed holds it for a moment more.
+    let deadline = tokio::time::Instant::now() + LOCK_PATIENCE;
+    while lock.try_lock().is_err() {
+        if tokio::time::Instant::now() > deadline {
+            return Err(Error::Refused("another daemon runs in this lab".into()));
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
     let settings = Settings::load(dir)?.ok_or_else(|| Error::Refused("this lab has no settings: use `up`".into()))?;
     let range: Range = settings.range.parse().map_err(Error::Refused)?;
     let identity = Identity::ensure(dir, range.gateway())?;
