@@ -267,12 +267,12 @@ async fn further_processes_run_beside_the_containers_own() {
     let waiting = contain("c1", endpoint.way_for("c1"), "trap 'exit 9' USR1; while :; do sleep 0.05; done", |_| {});
     let mut client = endpoint.client("c1").await;
     // Not before its own process runs.
-    let (mut attached, mut tries) = (false, 0);
-    while !attached && tries < 1000 {
-        attached = exec(&mut client, start("first", "true"), b"").await.is_ok();
-        tries += 1;
-        tokio::task::yield_now().await;
-    }
+    let first = async {
+        while exec(&mut client, start("first", "true"), b"").await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(LIMIT, first).await.expect("a further process");
     assert_eq!(exec(&mut client, start("e1", "echo out; echo err >&2; exit 3"), b"").await.unwrap().1, 3);
     let echo = ExecStart { stdin: true, ..start("e2", "wc -c") };
     assert_eq!(exec(&mut client, echo, &[7; 50_000]).await.unwrap().0.trim(), "50000");
