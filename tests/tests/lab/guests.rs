@@ -219,13 +219,19 @@ fn docker_speaks_with_guests() {
     assert!(!heard.contains("up\nup") && heard.starts_with("hup\n"), "{heard}");
     assert!(refused(&lab, &["kill", "-s", "NONE", "stays"]).contains("Invalid signal: NONE"));
 
-    // The endpoint VM is reset: containers run on, and all of it is there again.
+    // The endpoint VM is reset: containers run on, and all of it is there again.  One of them ends while nobody is there to see.
+    let brief = ["run", "-d", "--name", "brief", "-m", "128m", "busybox"];
+    said(&lab, &[&brief[..], &["sh", "-c", "sleep 2; echo last words; exit 4"]].concat());
     reset(&lab, &endpoint);
     attached.process.wait().unwrap();
     until(&lab, "the container", &["ps", "-q", "--filter", "name=stays"], |o| {
         o.status.success() && !o.stdout.is_empty()
     });
     until(&lab, "its guest", &["exec", "stays", "echo", "back"], |o| o.stdout == b"back\n");
+    assert_eq!(said(&lab, &["wait", "brief"]), "4");
+    assert_eq!(said(&lab, &["logs", "brief"]), "last words");
+    assert!(said(&lab, &["ps", "-a", "--filter", "name=brief", "--format", "{{.Status}}"]).starts_with("Exited (4) "));
+    said(&lab, &["rm", "brief"]);
 
     // Stopped by another signal than its own, and by its own.
     said(&lab, &["stop", "--time", "60", "stays"]);

@@ -1,6 +1,7 @@
 //! The filters of `GET /containers/json`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 use port_layer::container::health::Health;
 use port_layer::container::phase::Phase;
@@ -13,9 +14,23 @@ use crate::error::ApiError;
 #[derive(Debug, Default)]
 pub(super) struct Filters(BTreeMap<String, BTreeSet<String>>);
 
-const KNOWN: [&str; 9] = ["id", "name", "status", "label", "ancestor", "exited", "before", "since", "health"];
-/// Docker's, of what a VCH does not have yet.
-const NOT_YET: [&str; 6] = ["network", "volume", "publish", "expose", "isolation", "is-task"];
+const KNOWN: [&str; 15] = [
+    "id",
+    "name",
+    "status",
+    "label",
+    "ancestor",
+    "exited",
+    "before",
+    "since",
+    "health",
+    "network",
+    "volume",
+    "publish",
+    "expose",
+    "isolation",
+    "is-task",
+];
 const HEALTHS: [&str; 4] = ["none", "starting", "healthy", "unhealthy"];
 const STATES: [&str; 7] = ["created", "restarting", "running", "removing", "paused", "exited", "dead"];
 
@@ -24,9 +39,6 @@ impl Filters {
     pub(super) fn read(text: &str) -> Result<Self, ApiError> {
         let read = filter::read(text)?;
         for (key, values) in &read {
-            if NOT_YET.contains(&key.as_str()) {
-                return Err(ApiError::NotYet { endpoint: format!("GET /containers/json with filter {key}") });
-            }
             if !KNOWN.contains(&key.as_str()) {
                 return Err(ApiError::Bad(format!("invalid filter '{key}'")));
             }
@@ -38,6 +50,14 @@ impl Filters {
             }
             if key == "health"
                 && let Some(wrong) = values.iter().find(|v| !HEALTHS.contains(&v.as_str()))
+            {
+                return Err(invalid(wrong));
+            }
+            if ["expose", "publish"].contains(&key.as_str()) {
+                values.iter().try_for_each(|value| Ports::read(key, value).map(drop))?;
+            }
+            if key == "is-task"
+                && let Some(wrong) = values.iter().find(|v| truth(v).is_none())
             {
                 return Err(invalid(wrong));
             }
@@ -73,8 +93,57 @@ impl Filters {
                 // Of labels, each must match.
                 values.iter().all(|v| words::has_label(&labels, v))
             }
+            "expose" => {
+                let exposed = words::config(record).exposed_ports.unwrap_or_default();
+                let wanted: Vec<_> = values.iter().filter_map(|v| Ports::read(key, v).ok()).collect();
+                exposed.iter().any(|port| wanted.iter().any(|w| w.hold(port)))
+            }
+            "network" => {
+                let mode = words::host_config(record).network_mode.filter(|mode| mode != "default");
+                values.contains(mode.as_deref().unwrap_or("bridge"))
+            }
+            // Docker's word where nothing else is said, as nothing can be.
+            "isolation" => values.iter().any(|v| v.eq_ignore_ascii_case("default")),
+            // A VCH is no swarm.
+            "is-task" => values.iter().all(|v| truth(v) == Some(false)),
+            // No container has any of these yet.
+            "publish" | "volume" => false,
             _ => true,
         })
+    }
+}
+
+/// Ports that a filter names: `80`, `80/udp`, `8000-8010/tcp`.
+struct Ports {
+    range: RangeInclusive<u16>,
+    protocol: String,
+}
+
+impl Ports {
+    fn read(key: &str, value: &str) -> Result<Self, ApiError> {
+        let (ports, protocol) = value.split_once('/').unwrap_or((value, "tcp"));
+        let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+        match (first.parse(), last.parse()) {
+            (Ok(first), Ok(last)) if first <= last => {
+                Ok(Self { range: first..=last, protocol: protocol.to_ascii_lowercase() })
+            }
+            _ => Err(ApiError::Bad(format!("error while looking up for {key} {value}: invalid port"))),
+        }
+    }
+
+    /// Whether they hold a port as an image writes it.
+    fn hold(&self, port: &str) -> bool {
+        let (number, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
+        protocol == self.protocol && number.parse().is_ok_and(|number| self.range.contains(&number))
+    }
+}
+
+/// Go's words for true and false.
+fn truth(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
     }
 }
 
@@ -92,10 +161,25 @@ mod tests {
             (r#"{"colour":["red"]}"#, "invalid filter 'colour'"),
             (r#"{"status":["asleep"]}"#, "invalid filter 'status=asleep'"),
             (r#"{"exited":["x"]}"#, "invalid filter 'exited=x'"),
-            (r#"{"network":["x"]}"#, "does not yet implement"),
+            (r#"{"expose":["eighty"]}"#, "error while looking up for expose eighty"),
+            (r#"{"publish":["90-80"]}"#, "error while looking up for publish 90-80"),
+            (r#"{"is-task":["maybe"]}"#, "invalid filter 'is-task=maybe'"),
         ] {
             let error = Filters::read(text).unwrap_err().to_string();
             assert!(error.contains(said), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_port_is_within_what_is_named() {
+        for (wanted, port, held) in [
+            ("80", "80/tcp", true),
+            ("80", "80", true),
+            ("80/udp", "80/tcp", false),
+            ("8000-8010", "8010/tcp", true),
+            ("8000-8010/TCP", "8011/tcp", false),
+        ] {
+            assert_eq!(Ports::read("expose", wanted).ok().unwrap().hold(port), held, "{wanted} {port}");
         }
     }
 }
