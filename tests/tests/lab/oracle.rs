@@ -42,6 +42,10 @@ const WORDS: &[(&str, &str)] = &[
     ("POST /containers/one/exec", "as above"),
     ("GET /containers/one/top", "as above"),
     ("DELETE /containers/one", "as above"),
+    (
+        "GET /containers/json?all=1&filters=%7B%22expose%22%3A%5B%22x%22%5D%7D",
+        "Docker says 500, and repeats what Go's library said",
+    ),
     ("POST /containers/uno/attach?stream=1&detachKeys=nonsense", "Docker refuses it without a word"),
     ("POST /containers/uno/wait?condition=nonsense", "newer daemons refuse it as we do"),
     ("POST /images/busybox/tag?repo=Mine", "newer daemons say 400 as we do"),
