@@ -217,21 +217,23 @@ impl Attachment {
 
     /// Gives from the log what is later than the last that was given, up to its end now.
     async fn catch_up(&mut self) -> Result<()> {
-        let Some(mut after_ns) = self.after_ns else { return Ok(()) };
+        let Some(after_ns) = self.after_ns else { return Ok(()) };
+        let mut newest_ns = after_ns;
         let output = Output::find(&self.site, &self.container.vm).await?;
         let mut place = output.place(after_ns).await?;
         while let Some(records) = output.records(&mut place).await? {
             for record in records {
+                // An older tether may have written two streams' records in another order than that of their times.
                 if record.time_ns <= after_ns {
                     continue;
                 }
-                after_ns = record.time_ns;
+                newest_ns = newest_ns.max(record.time_ns);
                 // The end of a run is a record without bytes.
                 if !record.bytes.is_empty() && self.output.send(Ok(record)).await.is_err() {
                     return Ok(());
                 }
             }
-            self.after_ns = Some(after_ns);
+            self.after_ns = Some(newest_ns);
         }
         Ok(())
     }
