@@ -1,15 +1,31 @@
 //! What an admin does to a container's VM beside the engine, and Docker follows.
 
+use std::time::Duration;
+
 use port_layer::container::events::Subject;
 use port_layer::container::table::{Change, Container, Table};
 use vim25::types::{ManagedObjectReference, methods};
 
 use crate::stage::{Stage, in_time, runtime};
 
+/// What was told of a container, oldest first.
+fn told_of(stage: &Stage, id: &str) -> Vec<Change> {
+    let (past, _) = stage.history.listen();
+    let told = past.iter().filter_map(|event| match &event.subject {
+        Subject::Container { record, change } if record.id == id => Some(change.clone()),
+        _ => None,
+    });
+    told.collect()
+}
+
+fn renamed(old: &str) -> Change {
+    Change::Rename { old: old.into() }
+}
+
 async fn until(stage: &Stage, what: &str, accept: impl Fn(&Table) -> bool) {
     let seen = async {
         while !accept(&stage.engine.table()) {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
     in_time(what, seen).await;
@@ -49,14 +65,41 @@ fn a_vm_that_an_admin_renames_or_destroys_is_followed() {
 
         stage.admin.run(&methods::DestroyTask { this: this.clone() }).await.unwrap();
         until(&stage, "gone", |table| table.find(&id).is_err()).await;
-        let (past, _) = stage.history.listen();
-        let told = past.iter().filter_map(|event| match &event.subject {
-            Subject::Container { record, change } if record.id == id => Some(change.clone()),
-            _ => None,
-        });
-        let told: Vec<_> = told.collect();
-        let renamed = |old: &str| Change::Rename { old: old.into() };
-        assert_eq!(told, [Change::Create, renamed("one"), renamed("web"), renamed("db"), Change::Destroy]);
+        assert_eq!(
+            told_of(&stage, &id),
+            [Change::Create, renamed("one"), renamed("web"), renamed("db"), Change::Destroy]
+        );
+        stage.clean_up().await;
+    });
+}
+
+#[test]
+fn a_name_that_a_client_gives_after_an_admin_stays() {
+    runtime().block_on(async {
+        let stage = Stage::up().await;
+        let id = stage.create("one", &["deaf"], "{}").await.unwrap();
+        stage.engine.start_container(&id).await.unwrap();
+        let vm = stage.engine.table().find(&id).unwrap().vm.clone();
+        let this = ManagedObjectReference::new("VirtualMachine", vm);
+        let admin = async {
+            stage.admin.run(&methods::RenameTask { this, new_name: "of-an-admin".into() }).await.unwrap();
+            // Its name is seen, and comes to wait for the container's lock, behind the client's.
+            until(&stage, "the admin's name", |t| {
+                t.find(&id).is_ok_and(|c| c.named.is_some() || c.record.name != "one")
+            })
+            .await;
+        };
+        // Each waits for the one before, which holds the container's lock: the first until it sees that the process is deaf.
+        let stop = in_time("stop", stage.engine.stop_container(&id, None, Some(Duration::ZERO)));
+        let client = in_time("rename", stage.engine.rename_container(&id, "two"));
+        let (stopped, named, ()) = tokio::join!(stop, client, admin);
+        stopped.unwrap();
+        named.unwrap();
+        // Behind all of them.
+        in_time("start", stage.engine.start_container(&id)).await.unwrap();
+        assert_eq!(stage.engine.table().find(&id).unwrap().record.name, "two");
+        let renames: Vec<_> = told_of(&stage, &id).into_iter().filter(|c| matches!(c, Change::Rename { .. })).collect();
+        assert_eq!(renames, [renamed("one")]);
         stage.clean_up().await;
     });
 }

@@ -478,6 +478,10 @@ impl Engine {
         let _held = lock.lock().await;
         self.admit(id, Operation::Rename)?;
         let container = self.table().find(id)?.clone();
+        // A client may have been before it.
+        if by_admin && container.named.as_deref() != Some(name) {
+            return Ok(());
+        }
         let _named = self.reserve(name)?;
         let record = Record { name: name.to_owned(), ..container.record.clone() };
         self.site.rename(&vm(&container), &record, by_admin).await.map_err(|error| of(&container, error))?;
