@@ -33,6 +33,15 @@ impl Accelerator {
             Self::Tcg => "tcg",
         }
     }
+
+    /// QEMU's name for the guests' CPU: all that there is.  `rep movsb`, which ERMS calls fast, is translated byte by byte: without
+    /// it guests copy by words.
+    pub(crate) fn cpu(self) -> &'static str {
+        match self {
+            Self::Kvm => "max",
+            Self::Tcg => "max,erms=off",
+        }
+    }
 }
 
 /// What is kept of a probe.

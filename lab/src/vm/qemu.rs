@@ -175,7 +175,7 @@ pub(crate) fn command_line(vm: &VmSpec, accelerator: Accelerator, files: &RunFil
     let mut push = |flag: &str, value: String| args.extend([flag.to_owned(), value]);
     push("-name", format!("guest={},debug-threads=off", vm.name.replace(',', ",,")));
     push("-machine", format!("pc,accel={},vmport=off,usb=off,dump-guest-core=off", accelerator.name()));
-    push("-cpu", "max".into());
+    push("-cpu", accelerator.cpu().into());
     push("-m", format!("{}M", vm.memory_mib));
     push("-smp", vm.cpus.to_string());
     push("-uuid", vm.uuid.clone());

@@ -39,7 +39,7 @@ impl Guest {
         let qemu = Command::new("qemu-system-x86_64")
             .args(["-M", "pc,accel=tcg", "-m", "512", "-nographic", "-vga", "none", "-monitor", "none", "-no-reboot"])
             // As the lab does; like any CPU that ESXi runs on, it has RDRAND.
-            .args(["-cpu", "max"])
+            .args(["-cpu", "max,erms=off"])
             .args(["-cdrom", &iso.display().to_string(), "-boot", "d"])
             .args(["-serial", &format!("file:{}", at("console"))])
             .args(["-serial", &output.map_or_else(|| "null".to_owned(), |path| format!("file:{}", path.display()))])
