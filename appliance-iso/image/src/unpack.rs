@@ -10,6 +10,7 @@ use std::io::{self, Read, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
 
 use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
@@ -33,6 +34,8 @@ const ENTRIES: usize = 4_000_000;
 const BYTES: u64 = 64 << 30;
 /// Holes are found in blocks of this size, the file system's own.
 const BLOCK: usize = 4096;
+/// Bytes of a file that are read before they are written.
+const COPIED: usize = 64 * BLOCK;
 /// Before an extended attribute's name in a PAX header.
 const XATTR: &str = "SCHILY.xattr.";
 
@@ -86,6 +89,8 @@ pub fn unpack(layer: impl Read, root: &Path) -> Result<Unpacked> {
         made: HashSet::new(),
         hasher: RandomState::new(),
         folders: Vec::new(),
+        parent: None,
+        buffer: vec![0; COPIED],
         done: Unpacked::default(),
     };
     let budget = Budget::default();
@@ -110,6 +115,10 @@ struct Unpacker {
     hasher: RandomState,
     /// Folders get their times last: what is made in them changes these.
     folders: Vec<(PathBuf, Timestamps)>,
+    /// The folder of the entry before, for most have the same; none once something was removed, which it may have been in.
+    parent: Option<(PathBuf, Rc<OwnedFd>)>,
+    /// Made once: a file's content goes through it.
+    buffer: Vec<u8>,
     done: Unpacked,
 }
 
@@ -154,7 +163,7 @@ impl Unpacker {
             return self.root_itself(entry, kind);
         };
         let folder = path.parent().unwrap_or(Path::new(""));
-        let parent = self.folder(folder).map_err(|e| wrong(&raw, "its folder", e))?;
+        let parent = self.parent_at(folder).map_err(|e| wrong(&raw, "its folder", e))?;
         if name.as_bytes() == OPAQUE {
             return self.hide_all(&parent, folder, &raw);
         }
@@ -169,7 +178,7 @@ impl Unpacker {
             if self.made.contains(&self.hash(&folder.join(hidden))) {
                 return Ok(());
             }
-            return remove(parent.as_fd(), hidden).map_err(|e| wrong(&raw, "removing what it hides", e));
+            return self.remove(&parent, hidden).map_err(|e| wrong(&raw, "removing what it hides", e));
         }
         self.made.insert(self.hash(&path));
         self.make(entry, kind, sparse.as_ref(), &parent, &name, &path)
@@ -189,7 +198,7 @@ impl Unpacker {
         let there = there.ok().map(|stat| FileType::from_raw_mode(stat.st_mode));
         let keep = kind == EntryType::Directory && there == Some(FileType::Directory);
         if there.is_some() && !keep {
-            remove(parent.as_fd(), name).map_err(|e| wrong(path, "making room", e))?;
+            self.remove(parent, name).map_err(|e| wrong(path, "making room", e))?;
         }
         let attributes = Attributes::of(entry, path)?;
         let made = |what| move |e| wrong(path, what, e);
@@ -249,7 +258,7 @@ impl Unpacker {
                         sparse.copy(entry, &mut file).map_err(UnpackError::Read)?;
                         length
                     }
-                    None => copy(entry, &mut file, path)?,
+                    None => copy(entry, &mut file, &mut self.buffer, path)?,
                 };
                 attributes.give(&file, path)?;
                 rustix::fs::futimens(&file, &attributes.times).map_err(made("its times"))
@@ -269,6 +278,21 @@ impl Unpacker {
         attributes.give(&root, path)?;
         self.folders.push((PathBuf::new(), attributes.times));
         Ok(())
+    }
+
+    /// The folder of an entry.
+    fn parent_at(&mut self, path: &Path) -> Result<Rc<OwnedFd>, Errno> {
+        if let Some((_, folder)) = self.parent.as_ref().filter(|(at, _)| at == path) {
+            return Ok(Rc::clone(folder));
+        }
+        let folder = Rc::new(self.folder(path)?);
+        self.parent = Some((path.to_owned(), Rc::clone(&folder)));
+        Ok(folder)
+    }
+
+    fn remove(&mut self, parent: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
+        self.parent = None;
+        remove(parent.as_fd(), name)
     }
 
     /// Opens a folder of the image, making those that are missing: some layers leave them out.
@@ -305,11 +329,11 @@ impl Unpacker {
     }
 
     /// Removes what lower layers have in a folder.
-    fn hide_all(&self, parent: &OwnedFd, folder: &Path, raw: &Path) -> Result<()> {
+    fn hide_all(&mut self, parent: &OwnedFd, folder: &Path, raw: &Path) -> Result<()> {
         let failed = |e| wrong(raw, "removing what it hides", e);
         for name in names(parent.as_fd()).map_err(failed)? {
             if !self.made.contains(&self.hash(&folder.join(&name))) {
-                remove(parent.as_fd(), &name).map_err(failed)?;
+                self.remove(parent, &name).map_err(failed)?;
             }
         }
         Ok(())
@@ -409,29 +433,34 @@ fn time(text: &str) -> Option<(i64, i64)> {
     Some(if text.starts_with('-') && nanos > 0 { (seconds - 1, 1_000_000_000 - nanos) } else { (seconds, nanos) })
 }
 
-/// Copies a file's content; blocks of zeros become holes.
-fn copy(from: &mut impl Read, to: &mut std::fs::File, path: &Path) -> Result<u64> {
+/// Copies a file's content through `buffer`, of whole blocks; blocks of zeros become holes.
+fn copy(from: &mut impl Read, to: &mut std::fs::File, buffer: &mut [u8], path: &Path) -> Result<u64> {
     let failed = |e: io::Error| UnpackError::Write { path: path.display().to_string(), what: "writing it", source: e };
-    let mut buffer = vec![0; 64 * BLOCK];
+    let is_hole = |block: &[u8]| block.iter().all(|b| *b == 0);
     let mut length = 0;
     let mut hole = 0;
     loop {
-        let filled = fill(from, &mut buffer).map_err(UnpackError::Read)?;
+        let filled = fill(from, buffer).map_err(UnpackError::Read)?;
         if filled == 0 {
             break;
         }
-        for block in buffer[..filled].chunks(BLOCK) {
-            if block.iter().all(|b| *b == 0) {
-                hole += block.len() as u64;
-                continue;
-            }
-            if hole > 0 {
-                io::Seek::seek_relative(to, i64::try_from(hole).unwrap_or(i64::MAX)).map_err(failed)?;
-                hole = 0;
-            }
-            to.write_all(block).map_err(failed)?;
-        }
         length += filled as u64;
+        let mut rest = &buffer[..filled];
+        while !rest.is_empty() {
+            let zeros = rest.chunks(BLOCK).take_while(|block| is_hole(block)).map(<[u8]>::len).sum();
+            hole += zeros as u64;
+            rest = &rest[zeros..];
+            // One write for all that lies together: a call costs more than a block.
+            let data = rest.chunks(BLOCK).take_while(|block| !is_hole(block)).map(<[u8]>::len).sum();
+            if data > 0 {
+                if hole > 0 {
+                    io::Seek::seek_relative(to, i64::try_from(hole).unwrap_or(i64::MAX)).map_err(failed)?;
+                    hole = 0;
+                }
+                to.write_all(&rest[..data]).map_err(failed)?;
+                rest = &rest[data..];
+            }
+        }
     }
     if hole > 0 {
         to.set_len(length).map_err(failed)?;
