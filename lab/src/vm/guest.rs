@@ -19,6 +19,13 @@ use crate::error::{Error, Result};
 /// Longest value that a guest may set; VMware's limit on one RPCI message.
 const MAX_VALUE: usize = 64 * 1024;
 
+/// Kinds of `SetGuestInfo`, of open-vm-tools.
+const HOST_NAME: &str = "1";
+const OS_NAME_FULL: &str = "5";
+const OS_NAME: &str = "6";
+/// Where a guest's host name is kept.
+pub(crate) const KEY_HOST_NAME: &str = "guestinfo.hostname";
+
 /// How long a guest may take to answer a TCLO request.
 const TCLO_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -193,6 +200,13 @@ impl Server {
                     Err(reason) => format!("0 {reason}").into_bytes(),
                 }
             }
+            // Two blanks, kind and value, as VMware's tools have it.
+            "SetGuestInfo" => match rest.trim_start().split_once(' ') {
+                // It is kept where it outlives this process, as the address is.
+                Some((HOST_NAME, name)) if self.host.guest_set(&self.vm, KEY_HOST_NAME, name).is_ok() => b"1 ".to_vec(),
+                Some((OS_NAME_FULL | OS_NAME, _)) => b"1 ".to_vec(),
+                _ => b"0 Unknown fact".to_vec(),
+            },
             _ => b"0 Unknown command".to_vec(),
         }
     }
@@ -252,6 +266,11 @@ mod tests {
             ("info-set vic.operation x", "0 Permission denied"),
             ("info-set guestinfo. x", "0 Permission denied"),
             ("vmx.capability.something 1", "0 Unknown command"),
+            ("SetGuestInfo  1 web", "1 "),
+            ("info-get guestinfo.hostname", "1 web"),
+            ("SetGuestInfo  5 Linux", "1 "),
+            ("SetGuestInfo  99 x", "0 Unknown fact"),
+            ("SetGuestInfo", "0 Unknown fact"),
         ] {
             assert_eq!(String::from_utf8(server.answer(request.as_bytes())).unwrap(), answer, "{request}");
         }

@@ -12,7 +12,7 @@
 //! Power follows the process: `On` is left only when the process has ended, however it did.  A daemon that starts
 //! finds the processes of the one before it and goes on in `On`.
 
-mod guest;
+pub(crate) mod guest;
 mod qemu;
 mod qmp;
 mod spec;

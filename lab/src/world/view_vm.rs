@@ -14,6 +14,7 @@ use super::objects::{Entry, Object, VmObject};
 use super::path::DatastorePath;
 use super::view::{many, one};
 use super::{World, format_time, now};
+use crate::vm::guest::KEY_HOST_NAME;
 
 impl World {
     pub(super) fn vm_property(&self, entry: &Entry, vm: &VmObject, name: &str) -> Vec<Element> {
@@ -196,7 +197,7 @@ fn guest(vm: &VmObject) -> GuestInfo {
         tools_running_status: Some(running.into()),
         guest_id: Some(vm.config.guest_id.clone()),
         guest_full_name: Some(vm.config.guest_full_name.clone()),
-        host_name: vm.extra("guestinfo.hostname"),
+        host_name: vm.extra(KEY_HOST_NAME),
         ip_address: vm.address.clone().filter(|_| on),
         guest_state: if on { "running" } else { "notRunning" }.into(),
         guest_operations_ready: Some(false),

@@ -178,20 +178,23 @@ fn docker_speaks_with_guests() {
 
     // One that stays.
     let script = "trap 'echo hup' HUP; trap 'echo bye; exit 5' TERM; echo up; while :; do sleep 0.1; done";
-    let stays = ["run", "-d", "--name", "stays", "-m", "256m", "-e", "A=own", "-w", "/tmp", "-u", "app", "busybox"];
+    let stays = [
+        "run", "-d", "--name", "stays", "-h", "here", "-m", "256m", "-e", "A=own", "-w", "/tmp", "-u", "app", "busybox",
+    ];
     said(&lab, &[&stays[..], &["sh", "-c", script]].concat());
-    // vSphere shows where it is, as of any guest with tools.
+    // vSphere shows where it is and what it is called, as of any guest with tools.
     let shown = block_on(async {
         let session = stage.session().await;
         let root = session.content().root_folder.clone();
-        let facts = ["name", "guest.ipAddress", "guest.toolsRunningStatus"];
+        let facts = ["name", "guest.ipAddress", "guest.toolsRunningStatus", "guest.hostName"];
         let vms = session.contained(&root, "VirtualMachine", true, &facts).await.unwrap();
         session.logout().await.unwrap();
         let stays = vms.into_iter().find(|vm| vm.require::<String>("name").unwrap().starts_with("stays-")).unwrap();
         let fact = |name: &str| stays.get::<String>(name).unwrap().unwrap_or_default();
-        [fact("guest.ipAddress"), fact("guest.toolsRunningStatus")]
+        [fact("guest.ipAddress"), fact("guest.toolsRunningStatus"), fact("guest.hostName")]
     });
-    assert!(shown[0].starts_with("fe80::") && shown[1] == "guestToolsRunning", "{shown:?}");
+    assert!(shown[0].starts_with("fe80::"), "{shown:?}");
+    assert_eq!(shown[1..], ["guestToolsRunning", "here"]);
     let exec = ["exec", "stays"];
     assert_eq!(shell(&lab, &exec, "pwd; id -un; echo $A; exit 9", b"ignored"), said_so(9, "/tmp\napp\nown\n", ""));
     let (_, out, _) = docker(&lab, &["exec", "-i", "stays", "cat"], &bytes);
