@@ -32,8 +32,8 @@ fn files(folder: &str, numbers: std::ops::Range<u32>) -> Layer {
     layer(tarball)
 }
 
-/// Files of a base as small as Alpine Linux's.
-pub const SMALL_BASE: u32 = 300;
+/// Files of a base that shares a disk with what is on it.
+pub const SMALL_BASE: u32 = 1650;
 /// Files of a base that is worth a disk of its own, if barely.
 pub const LARGE_BASE: u32 = 2500;
 
