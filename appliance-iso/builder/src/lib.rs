@@ -3,7 +3,7 @@
 //! ```text
 //! recipe.toml --+
 //!               +-> packages --> kernel, modules ---+
-//! source -------+         \----> files -------------+-> initramfs (cpio, lz4) --> ISO 9660 (isolinux)
+//! source -------+         \----> files -------------+-> initramfs (cpio, zstd) -> ISO 9660 (isolinux)
 //! --file NAME=PATH ---------------------------------+                             + .sha256 + .spdx.json
 //! ```
 //! Nothing is mounted, installed or run: packages are read as archives, so an ordinary user can build.

@@ -38,8 +38,8 @@ pub struct Recipe {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Compression {
-    /// LZ4 in the legacy frame that the kernel reads.
-    Lz4,
+    /// Zstandard.
+    Zstd,
     /// gzip.
     Gzip,
     /// Not at all.
