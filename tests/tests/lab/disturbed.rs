@@ -217,6 +217,15 @@ fn a_call_that_fails_fails_one_command_and_leaves_nothing() {
     lab.stage.check_wire_log();
 }
 
+/// What the kernel and tether of a container have said.
+fn guest_log(lab: &Lab, container: &str) -> String {
+    let vms = std::fs::read_dir(lab.folder().join("datastores/datastore1")).unwrap().flatten();
+    let own = |name: &str| name.rsplit_once('-').is_some_and(|(name, _)| name == container);
+    let vm = vms.map(|vm| vm.path()).find(|vm| vm.file_name().is_some_and(|name| own(&name.to_string_lossy())));
+    let log = vm.map(|vm| std::fs::read(vm.join("tether.log")).unwrap_or_default());
+    format!("its guest: {:?}", log.map(|log| String::from_utf8_lossy(&log).into_owned()))
+}
+
 #[test]
 fn twenty_containers_at_once_leave_nothing() {
     if !installed() {
@@ -239,7 +248,7 @@ fn twenty_containers_at_once_leave_nothing() {
     });
     // Lives that are cut short.
     std::thread::scope(|scope| {
-        let docker = &docker;
+        let (docker, lab) = (&docker, &lab);
         for n in 0..20 {
             scope.spawn(move || {
                 let name = format!("c{n}");
@@ -249,7 +258,7 @@ fn twenty_containers_at_once_leave_nothing() {
                 let remover = (n % 4 == 3).then(|| scope.spawn(move || docker(&["rm", "-f", &format!("c{n}")])));
                 let started = docker(&["start", &name]);
                 let Some(remover) = remover else {
-                    assert!(started.status.success(), "{name}: {}", text(&started));
+                    assert!(started.status.success(), "{name}: {}{}", text(&started), guest_log(lab, &name));
                     let said = docker(&["exec", &name, "echo", &name]);
                     assert_eq!(text(&said).trim(), name);
                     let removed = docker(&["rm", "-f", &name]);

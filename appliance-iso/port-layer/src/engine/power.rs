@@ -1,0 +1,229 @@
+//! Starts and ends of a container's process, and with it of its VM: start, stop, kill, restart.
+
+use std::time::Duration;
+
+use tether_proto::signal;
+use tokio::time::timeout;
+
+use super::{Engine, Failure, OFF, Outcome, Result, guest, late, of, vm};
+use crate::container::admission::Operation;
+use crate::container::phase::{Phase, Power};
+use crate::container::restart::{Policy, Restarts};
+use crate::container::table::{Change, Container, NotFound, Table};
+
+/// How long a guest may take from power-on to its first word: its firmware and its kernel, on a host that may have others to boot.
+const BOOT: Duration = Duration::from_secs(300);
+/// How long it may take from then on to its process.
+const PREPARE: Duration = Duration::from_secs(180);
+/// Docker's time for a container to end by itself.
+const STOP: Duration = Duration::from_secs(10);
+/// What the way to the guest and back may take beyond that.
+const GRACE: Duration = Duration::from_secs(5);
+/// How long a run may take to show after the end of its VM has: both come in one update.
+const SHOWN: Duration = Duration::from_secs(2);
+/// The signal that asks a process to end, unless its container has one of its own.
+const SIGTERM: i32 = 15;
+/// The signal that no process survives, and that the end of its VM amounts to.
+pub(super) const SIGKILL: i32 = 9;
+
+impl Engine {
+    /// `docker start`: returns when the process runs, or has run.
+    ///
+    /// # Errors
+    /// [`Failure`]; `NoProcess` when the guest could not run it.
+    pub async fn start_container(&self, wanted: &str) -> Result<Outcome> {
+        let id = self.table().find(wanted)?.record.id.clone();
+        let lock = self.lock(&id);
+        let _held = lock.lock().await;
+        if self.admit(&id, Operation::Start)? == Outcome::Already {
+            return Ok(Outcome::Already);
+        }
+        self.power_on(&id, 0).await
+    }
+
+    /// Starts a container, by its policy for the time `count`, or by a client.
+    pub(super) async fn power_on(&self, id: &str, count: u32) -> Result<Outcome> {
+        // A guest whose process has ended powers itself off.
+        self.off(id).await?;
+        let before = self.table().find(id)?.clone();
+        self.hang_up(id);
+        let restarts = Restarts { count, last: before.run.clone(), ..Restarts::default() };
+        let restarts = Some(&restarts).filter(|restarts| **restarts != before.restarts);
+        let started = self.site.start(&vm(&before), restarts).await;
+        started.map_err(|error| of(&before, error))?;
+        // What the guest has said in this life.
+        let word = |table: &Table| {
+            let Ok(now) = table.find(id) else { return Some(None) };
+            (now.run != before.run && now.run.is_some()).then(|| Some(now.phase()))
+        };
+        let began = || self.watched().until(|table| word(table).filter(|phase| *phase != Some(Phase::Starting)));
+        let went_off = async {
+            if self.site.until_off(&vm(&before)).await.is_err() {
+                // Then the time that it has tells.
+                std::future::pending::<()>().await;
+            }
+        };
+        let starts = async {
+            match timeout(BOOT, self.watched().until(word)).await {
+                Ok(_) => (timeout(PREPARE, began()).await, "was powered on, and its guest does not get to the process"),
+                Err(silent) => {
+                    (Err(silent), "was powered on, and its guest says nothing: look at its console in vSphere")
+                }
+            }
+        };
+        let (phase, what) = tokio::select! {
+            started = starts => started,
+            // The guest has crashed, or somebody has switched it off; a short run is told all the same.
+            () = went_off => (timeout(SHOWN, began()).await, "was powered on, and went off before its process ran"),
+        };
+        match phase.map_err(|_| late(&before, what))?? {
+            None => Err(NotFound::None(id.to_owned()).into()),
+            Some(Phase::Created { failed: Some((code, error)) }) => Err(Failure::NoProcess { code, error }),
+            Some(_) => Ok(Outcome::Done),
+        }
+    }
+
+    /// `docker stop`: asks the process to end, and powers the VM off when it does not within `limit`.  Signal and limit are
+    /// the container's own where they are none.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn stop_container(&self, wanted: &str, signal: Option<&str>, limit: Option<Duration>) -> Result<Outcome> {
+        let id = self.table().find(wanted)?.record.id.clone();
+        let lock = self.lock(&id);
+        let _held = lock.lock().await;
+        if self.admit(&id, Operation::Stop)? == Outcome::Already {
+            return Ok(Outcome::Already);
+        }
+        let container = self.table().find(&id)?.clone();
+        self.mark_stopped(&container).await?;
+        let outcome = match container.phase().is_alive() {
+            true => self.end(&id, signal, limit).await?,
+            false => Outcome::Done,
+        };
+        self.tell(&container, Change::Stop);
+        Ok(outcome)
+    }
+
+    /// Remembers that a client has stopped a container, so that its policy leaves it alone; before it is stopped, for this
+    /// process may die in between.
+    async fn mark_stopped(&self, container: &Container) -> Result<()> {
+        if container.policy == Policy::No || container.restarts.stopped {
+            return Ok(());
+        }
+        let restarts = Restarts { stopped: true, ..container.restarts.clone() };
+        self.site.remember(&vm(container), &restarts).await.map_err(|error| of(container, error))?;
+        let id = &container.record.id;
+        let seen = self.watched().until(|t| t.find(id).map_or(true, |c| c.restarts.stopped).then_some(()));
+        match timeout(OFF, seen).await {
+            Ok(seen) => Ok(seen?),
+            Err(_) => Err(late(container, "is to be left alone by its restart policy, and vSphere does not show it")),
+        }
+    }
+
+    async fn end(&self, id: &str, signal: Option<&str>, limit: Option<Duration>) -> Result<Outcome> {
+        let container = self.table().find(id)?.clone();
+        let (own_signal, own_limit) = container.record.stopping();
+        let signal = signal.or(own_signal.as_deref()).unwrap_or("SIGTERM");
+        let number = signal::number(signal).ok_or_else(|| invalid_signal(signal))?;
+        let limit = limit.or(own_limit).unwrap_or(STOP);
+        self.tell(&container, Change::Kill { signal: number });
+        let mut asked = self.ask_to_stop(&container, signal, limit).await;
+        if !asked {
+            asked = self.site.shut_down(&vm(&container)).await.is_ok();
+        }
+        // A guest that does not listen, yet or any more, is powered off at once.
+        if !asked || timeout(limit + GRACE, self.until(id, |p| !p.is_alive())).await.is_err() {
+            self.tell(&container, Change::Kill { signal: SIGKILL });
+            self.site.power_off(&vm(&container)).await.map_err(|error| of(&container, error))?;
+        }
+        self.until_off(&container).await
+    }
+
+    /// `docker kill`: sends the process a signal.  The one that no process survives is seen through, if need be by the VM's
+    /// power.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn kill_container(&self, wanted: &str, signal: &str) -> Result<Outcome> {
+        let number = signal::number(signal).ok_or_else(|| invalid_signal(signal))?;
+        // No lock: a kill ends what holds it.
+        let container = self.table().find(wanted)?.clone();
+        let id = &container.record.id;
+        self.admit(id, Operation::Kill)?;
+        let (own, _) = container.record.stopping();
+        // Docker: who kills it, or sends the signal that stops it, does not want it to come back.
+        if number == SIGKILL || number == own.and_then(|own| signal::number(&own)).unwrap_or(SIGTERM) {
+            self.mark_stopped(&container).await?;
+        }
+        if !container.phase().is_alive() {
+            return Ok(Outcome::Done);
+        }
+        if number != SIGKILL {
+            self.send_signal(&container, number, guest::CALL).await?;
+            self.tell(&container, Change::Kill { signal: number });
+            return Ok(Outcome::Done);
+        }
+        self.tell(&container, Change::Kill { signal: number });
+        let sent = self.send_signal(&container, number, Duration::ZERO).await;
+        let ended = async { sent.is_ok() && timeout(GRACE, self.until(id, |p| !p.is_alive())).await.is_ok() };
+        if !ended.await {
+            self.site.power_off(&vm(&container)).await.map_err(|error| of(&container, error))?;
+        }
+        self.until_off(&container).await
+    }
+
+    /// `docker restart`.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn restart_container(
+        &self,
+        wanted: &str,
+        signal: Option<&str>,
+        limit: Option<Duration>,
+    ) -> Result<Outcome> {
+        let id = self.table().find(wanted)?.record.id.clone();
+        let lock = self.lock(&id);
+        let _held = lock.lock().await;
+        self.admit(&id, Operation::Restart)?;
+        let container = self.table().find(&id)?.clone();
+        if container.phase().is_alive() {
+            self.end(&id, signal, limit).await?;
+            self.tell(&container, Change::Stop);
+        }
+        let outcome = self.power_on(&id, 0).await?;
+        self.tell(&container, Change::Restart);
+        Ok(outcome)
+    }
+
+    /// Waits until the container's phase is as wanted, or it is gone.
+    pub(super) async fn until(&self, id: &str, wanted: impl Fn(&Phase) -> bool) -> Result<()> {
+        let found = self.watched().until(|t| t.find(id).map_or(true, |c| wanted(&c.phase())).then_some(()));
+        Ok(found.await?)
+    }
+
+    /// Waits until the VM is off, which it is about to be.
+    async fn until_off(&self, container: &Container) -> Result<Outcome> {
+        let id = &container.record.id;
+        let off = self.watched().until(|t| t.find(id).map_or(true, |c| c.power == Power::Off).then_some(()));
+        match timeout(OFF, off).await {
+            Ok(off) => Ok(off.map(|()| Outcome::Done)?),
+            Err(_) => Err(late(container, "has ended, and its VM is still on")),
+        }
+    }
+
+    /// Sees to it that the VM of a container without a process is off.
+    async fn off(&self, id: &str) -> Result<()> {
+        let container = self.table().find(id)?.clone();
+        if self.until_off(&container).await.is_err() {
+            self.site.power_off(&vm(&container)).await.map_err(|error| of(&container, error))?;
+            self.until_off(&container).await?;
+        }
+        Ok(())
+    }
+}
+
+fn invalid_signal(text: &str) -> Failure {
+    Failure::Invalid(format!("Invalid signal: {text}"))
+}
