@@ -231,11 +231,12 @@ impl Index {
         Ok(removed)
     }
 
-    /// Takes out the disks that no image stands on, topmost first; `keep` tells of those that are needed all the same.
-    pub fn sweep(&mut self, keep: impl Fn(&Disk) -> bool) -> Vec<(Digest, Disk)> {
+    /// Takes out the disks that no image stands on, topmost first; `keep` tells of those, by the `ChainID`, that are needed all the
+    /// same.
+    pub fn sweep(&mut self, keep: impl Fn(&Digest, &Disk) -> bool) -> Vec<(Digest, Disk)> {
         let mut needed: BTreeSet<Digest> = BTreeSet::new();
         let roots = self.images.values().map(|i| &i.disk);
-        let kept = self.disks.iter().filter(|(_, d)| keep(d)).map(|(c, _)| c);
+        let kept = self.disks.iter().filter(|(c, d)| keep(c, d)).map(|(c, _)| c);
         for root in roots.chain(kept) {
             let mut at = Some(root);
             while let Some(chain) = at.filter(|c| !needed.contains(*c)) {
@@ -294,11 +295,11 @@ mod tests {
         let name = "docker.io/library/a:2";
         let gone = index.remove("a:2", Some(name), false, nobody).unwrap();
         assert_eq!(gone, [Removed::Untagged(name.into()), Removed::Deleted(digest(12))]);
-        let disks: Vec<_> = index.sweep(|_| false).into_iter().map(|(c, _)| c).collect();
+        let disks: Vec<_> = index.sweep(|_, _| false).into_iter().map(|(c, _)| c).collect();
         assert_eq!(disks, [digest(2)], "the base has another child");
         index.remove("b", Some("docker.io/library/b:1"), false, nobody).unwrap();
         assert_eq!(index.digests.len(), 0);
-        let disks: Vec<_> = index.sweep(|_| false).into_iter().map(|(c, _)| c).collect();
+        let disks: Vec<_> = index.sweep(|_, _| false).into_iter().map(|(c, _)| c).collect();
         assert_eq!(disks, [digest(3), digest(1)], "children before parents");
     }
 

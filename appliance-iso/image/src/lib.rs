@@ -22,4 +22,4 @@ pub use digest::{Digest, NoDigest};
 pub use layer::LayerError;
 pub use oci_client::Reference;
 pub use pull::{PullError, Pulled, Pulling, Step, Told};
-pub use store::{Backend, BackendError, ImageStore, OpenDisk, StoreError};
+pub use store::{Backend, BackendError, Held, ImageStore, OpenDisk, StoreError};

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
-use crate::index::{Disk, Image};
+use crate::index::{Disk, Image, Index};
 use crate::layer::{Chunks, LayerError, apply};
 use crate::name;
 use crate::plan::{Layer, chain_ids, plan};
@@ -161,6 +161,13 @@ struct Pull<B> {
     steps: mpsc::Sender<Step>,
 }
 
+/// A disk that the index does not have yet.
+struct Made {
+    /// The `ChainID` of its topmost layer.
+    whole: Digest,
+    disk: Disk,
+}
+
 fn short(digest: &str) -> String {
     digest.trim_start_matches("sha256:").chars().take(12).collect()
 }
@@ -184,7 +191,9 @@ impl<B: Backend> Pull<B> {
             held = base.lock() => held,
             () = self.steps.closed() => return Err(PullError::Cancelled),
         };
-        let index = self.store.index();
+        // Whatever becomes of other images meanwhile.
+        let stands_on = chain.iter().chain([&bottom]).cloned();
+        let (index, _held) = self.store.hold(|_| stands_on).await;
         let plan = plan(&layers, |n| index.depth(&chain[n - 1]));
         for (n, (sent, _)) in self.image.layers.iter().enumerate() {
             let told = if n < plan.there { Told::There } else { Told::Wanted };
@@ -192,22 +201,26 @@ impl<B: Backend> Pull<B> {
         }
         let mut top = plan.there.checked_sub(1).map(|n| chain[n].clone());
         let mut downloads = Downloads::new(&self, plan.there);
+        let mut made: Option<Made> = None;
         for layers in plan.disks {
             let whole = layers.end.checked_sub(1).map_or_else(|| bottom.clone(), |n| chain[n].clone());
-            self.make_disk(layers, top.as_ref(), &whole, &mut downloads).await?;
+            if made.is_some() {
+                self.enter(made.take(), |_| ()).await?;
+            }
+            let disk = self.make_disk(layers, top.as_ref(), &mut downloads).await?;
+            made = Some(Made { whole: whole.clone(), disk });
             top = Some(whole);
         }
-        self.name(top.unwrap_or(bottom)).await
+        self.name(top.unwrap_or(bottom), made).await
     }
 
-    /// Makes one disk of some layers, and enters it.
+    /// Makes one disk of some layers.
     async fn make_disk(
         &self,
         layers: std::ops::Range<usize>,
         parent: Option<&Digest>,
-        whole: &Digest,
         downloads: &mut Downloads,
-    ) -> Result<(), PullError> {
+    ) -> Result<Disk, PullError> {
         let backend = &self.store.backend;
         let index = self.store.index();
         let below = parent.and_then(|p| index.disks.get(p)).map(|d| d.name.clone());
@@ -216,22 +229,34 @@ impl<B: Backend> Pull<B> {
             Ok(sizes) => backend.close_disk(&name).await.map(|()| sizes).map_err(|e| StoreError::Backend(e).into()),
             Err(e) => Err(e),
         };
-        let entered = match closed {
-            Ok(layers) => {
-                let disk = Disk { name: name.clone(), parent: parent.cloned(), layers };
-                let enter = self.store.change(|index| {
-                    index.disks.insert(whole.clone(), disk);
-                    Ok(())
-                });
-                enter.await.map_err(PullError::from)
-            }
-            Err(e) => Err(e),
-        };
-        if entered.is_err() {
-            // What cannot be removed now goes at the next start.
-            let _ = backend.delete_disk(&name).await;
+        if closed.is_err() {
+            self.discard(&name).await;
         }
-        entered
+        Ok(Disk { name, parent: parent.cloned(), layers: closed? })
+    }
+
+    async fn discard(&self, disk: &str) {
+        // What cannot be removed now goes at the next start.
+        let _ = self.store.backend.delete_disk(disk).await;
+    }
+
+    /// Changes the index: enters the disk that was made, and does what goes with it.
+    async fn enter(&self, made: Option<Made>, also: impl FnOnce(&mut Index) + Send) -> Result<(), PullError> {
+        let name = made.as_ref().map(|made| made.disk.name.clone());
+        let change = self.store.change(|index| {
+            if let Some(Made { whole, disk }) = made {
+                index.disks.insert(whole, disk);
+            }
+            also(index);
+            Ok(())
+        });
+        let entered = change.await;
+        match (&entered, name) {
+            // The next start tells whether it is listed.
+            (Ok(()) | Err(StoreError::Unknown(_)), _) | (_, None) => {}
+            (Err(_), Some(name)) => self.discard(&name).await,
+        }
+        Ok(entered?)
     }
 
     /// Unpacks layers onto an open disk; gives the bytes of the files of each.
@@ -267,24 +292,30 @@ impl<B: Backend> Pull<B> {
         Ok(sizes)
     }
 
-    /// Enters the image and its names.
-    async fn name(self, disk: Digest) -> Result<Pulled, PullError> {
+    /// Enters the image and its names, with its last disk: on a datastore each change takes its time.
+    async fn name(self, disk: Digest, made: Option<Made>) -> Result<Pulled, PullError> {
         let reference = self.registry.reference();
         let repository = name::repository(reference);
         let tag = reference.tag().filter(|_| reference.digest().is_none()).map(|t| format!("{repository}:{t}"));
         let digest = format!("{repository}@{}", self.image.digest);
-        self.tell(Step::Digest(self.image.digest.clone())).await?;
+        if let Err(cancelled) = self.tell(Step::Digest(self.image.digest.clone())).await {
+            if let Some(made) = made {
+                self.discard(&made.disk.name).await;
+            }
+            return Err(cancelled);
+        }
         let id = self.image.id.clone();
-        let (manifest, config) = (self.image.manifest, self.image.config);
+        let (manifest, config) = (self.image.manifest.clone(), self.image.config.clone());
         let index = self.store.index();
-        let known = index.images.contains_key(&id)
+        let known = made.is_none()
+            && index.images.contains_key(&id)
             && tag.as_ref().is_none_or(|t| index.tags.get(t) == Some(&id))
             && index.digests.get(&digest) == Some(&id);
         if known {
             return Ok(Pulled { id, new: false });
         }
         let entered = id.clone();
-        let enter = self.store.change(|index| {
+        let enter = self.enter(made, |index| {
             let bytes = index.layer_bytes(&disk).into_iter().sum();
             let image = Image { disk, manifest, config, bytes, tagged_ns: now() };
             index.images.insert(id.clone(), image);
@@ -292,7 +323,6 @@ impl<B: Backend> Pull<B> {
                 index.tags.insert(tag, id.clone());
             }
             index.digests.insert(digest, id);
-            Ok(())
         });
         enter.await?;
         Ok(Pulled { id: entered, new: true })

@@ -55,6 +55,9 @@ pub enum StoreError {
     /// What keeps images failed.
     #[error("the image store: {0}")]
     Backend(BackendError),
+    /// It failed, and whether it was done cannot be told.
+    #[error("the image store: {0}; whether its {INDEX} was replaced is not known")]
+    Unknown(BackendError),
     /// The index cannot be read.
     #[error("the image store's {INDEX}: {0}")]
     Index(String),
@@ -74,6 +77,28 @@ pub struct ImageStore<B> {
     bases: Mutex<BTreeMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
     /// Disks that there were at the start.
     old: Mutex<Vec<String>>,
+    held: Arc<Mutex<BTreeMap<Digest, usize>>>,
+}
+
+/// Keeps disks from being removed, for as long as it lives: those that a pull or a container that is being made stands on.
+#[derive(Debug)]
+pub struct Held {
+    all: Arc<Mutex<BTreeMap<Digest, usize>>>,
+    chains: Vec<Digest>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        for chain in &self.chains {
+            if let Some(count) = all.get_mut(chain) {
+                *count -= 1;
+                if *count == 0 {
+                    all.remove(chain);
+                }
+            }
+        }
+    }
 }
 
 impl<B: Backend> ImageStore<B> {
@@ -93,6 +118,7 @@ impl<B: Backend> ImageStore<B> {
             writing: tokio::sync::Mutex::default(),
             bases: Mutex::default(),
             old: Mutex::new(old),
+            held: Arc::default(),
         })
     }
 
@@ -122,6 +148,23 @@ impl<B: Backend> ImageStore<B> {
         outcome
     }
 
+    /// The images as they are now, and a hold on the disks of the `ChainID`s that `which` chooses of them, and of all below: whether
+    /// they are there already or come.
+    pub async fn hold<C>(&self, which: impl FnOnce(&Index) -> C) -> (Arc<Index>, Held)
+    where
+        C: IntoIterator<Item = Digest>,
+    {
+        // A removal under way is over then, and the next one knows.
+        let _writing = self.writing.lock().await;
+        let index = self.index();
+        let chains: Vec<Digest> = which(&index).into_iter().collect();
+        let mut all = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        for chain in &chains {
+            *all.entry(chain.clone()).or_default() += 1;
+        }
+        (index, Held { all: Arc::clone(&self.held), chains })
+    }
+
     /// Does ahead what can be done of the next pull.
     pub async fn prepare(&self) {
         self.backend.prepare().await;
@@ -142,7 +185,8 @@ impl<B: Backend> ImageStore<B> {
         .await
     }
 
-    /// Removes a name, or an image; see [`Index::remove`].  `used` tells of disks that containers stand on.
+    /// Removes a name, or an image; see [`Index::remove`].  `used` tells of disks that containers stand on; it is asked when nothing
+    /// more can be held, so that what is held no more is in use by then.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -157,7 +201,8 @@ impl<B: Backend> ImageStore<B> {
         let (removed, swept) = self
             .change(|index| {
                 let removed = index.remove(wanted, name, force, user)?;
-                Ok((removed, index.sweep(|disk| used(&disk.name))))
+                let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                Ok((removed, index.sweep(|chain, disk| held.contains_key(chain) || used(&disk.name))))
             })
             .await?;
         for (_, disk) in swept {
@@ -176,7 +221,14 @@ impl<B: Backend> ImageStore<B> {
         let mut index = Index::clone(&self.index());
         let out = change(&mut index)?;
         let text = serde_json::to_vec(&index).map_err(|e| StoreError::Index(e.to_string()))?;
-        self.backend.replace(INDEX, text).await.map_err(StoreError::Backend)?;
+        if let Err(error) = self.backend.replace(INDEX, text.clone()).await {
+            // It may have been replaced all the same, and what is on the datastore is what there is.
+            match self.backend.read(INDEX).await {
+                Ok(there) if there.as_ref() == Some(&text) => {}
+                Ok(_) => return Err(StoreError::Backend(error)),
+                Err(_) => return Err(StoreError::Unknown(error)),
+            }
+        }
         *self.index.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(index);
         Ok(out)
     }

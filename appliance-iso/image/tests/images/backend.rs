@@ -1,4 +1,4 @@
-//! Folders that stand for disks, and files for documents; a crash can be put between any two calls.
+//! Folders that stand for disks, and files for documents; a call can fail, and a crash be put between any two.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -8,40 +8,46 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use image_store::{Backend, BackendError, OpenDisk};
 
-/// When the process dies.
+/// What happens at the n-th call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Death {
-    /// Before the n-th call has its effect.
-    Before(usize),
-    /// After it.
-    After(usize),
+pub(crate) enum Trouble {
+    /// The process dies before the call has its effect.
+    DiesBefore(usize),
+    /// It dies after it.
+    DiesAfter(usize),
+    /// The call fails, and no other does.
+    Fails(usize),
+    /// Its answer is lost, and no other is.
+    Unheard(usize),
 }
 
 #[derive(Debug)]
 pub(crate) struct Folders {
     folder: PathBuf,
-    death: Option<Death>,
+    trouble: Option<Trouble>,
     calls: AtomicUsize,
     open: Mutex<BTreeSet<String>>,
 }
 
 impl Folders {
-    pub(crate) fn new(folder: &Path, death: Option<Death>) -> Self {
-        Self { folder: folder.to_owned(), death, calls: AtomicUsize::new(0), open: Mutex::default() }
+    pub(crate) fn new(folder: &Path, trouble: Option<Trouble>) -> Self {
+        Self { folder: folder.to_owned(), trouble, calls: AtomicUsize::new(0), open: Mutex::default() }
     }
 
     pub(crate) fn disk(&self, name: &str) -> PathBuf {
         self.folder.join(format!("{name}.disk"))
     }
 
-    /// Counts the call and does it, unless the process is dead by then.
+    /// Counts the call and does it, unless there is trouble.
     fn call<T>(&self, effect: impl FnOnce() -> Result<T, BackendError>) -> Result<T, BackendError> {
         let n = self.calls.fetch_add(1, Ordering::Relaxed);
-        let dead = || BackendError::from("the process is dead");
-        match self.death {
-            Some(Death::Before(at)) if n >= at => Err(dead()),
-            Some(Death::After(at)) if n > at => Err(dead()),
-            Some(Death::After(at)) if n == at => effect().and(Err(dead())),
+        let failed = |why: &str| Err(BackendError::from(why));
+        match self.trouble {
+            Some(Trouble::DiesBefore(at)) if n >= at => failed("the process is dead"),
+            Some(Trouble::DiesAfter(at)) if n > at => failed("the process is dead"),
+            Some(Trouble::DiesAfter(at)) if n == at => effect().and(failed("the process is dead")),
+            Some(Trouble::Fails(at)) if n == at => failed("the call was refused"),
+            Some(Trouble::Unheard(at)) if n == at => effect().and(failed("there is no answer")),
             _ => effect(),
         }
     }

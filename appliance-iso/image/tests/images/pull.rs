@@ -218,3 +218,45 @@ async fn a_pull_that_nobody_waits_for_leaves_nothing() {
     let disks = folder.path().read_dir().unwrap().count();
     assert_eq!(disks, 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_pull_stands_on_outlives_the_image_that_it_came_with() {
+    if !installed() || !is_root() {
+        return;
+    }
+    let served = Served::start();
+    let noise = noise(17 << 20);
+    let base = Tarball::new().file("base", &noise).bytes();
+    let of = |name: &str| Tarball::new().file(name, name.as_bytes()).bytes();
+    let (first, second) = (of("first"), of("second"));
+    let first_id = served.push("first:1", &[(gzip(&base), &base[..]), (gzip(&first), &first)]).await;
+    let second_id = served.push("second:1", &[(gzip(&base), &base[..]), (gzip(&second), &second)]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let folders = Folders::new(folder.path(), None);
+    let store = open(folder.path()).await;
+    let remove = async |id: &Digest| store.remove(id.as_str(), None, true, |_| None, |_| false).await.unwrap();
+
+    // The base of the second is there, and is about to lose its only image.
+    pull(&store, &served, "first:1").await.unwrap();
+    let mut pulling = store.pull(Access::default(), served.reference("second:1"), Login::Anonymous);
+    while !matches!(pulling.step().await.unwrap(), Step::Layer { told: Told::There, .. }) {}
+    remove(&first_id).await;
+    assert_eq!(pulling.outcome().await.unwrap().id, second_id);
+    assert_eq!(file(&store, &folders, &second_id, "base").as_ref(), Some(&noise));
+    assert!(store.index().disks.values().all(|disk| folders.disk(&disk.name).exists()), "{:?}", store.index());
+
+    remove(&second_id).await;
+    assert_eq!(store.index().disks.len(), 0, "nobody needs any");
+
+    pull(&store, &served, "first:1").await.unwrap();
+    // A container is being made of it: the store hears of that before vSphere has a VM.
+    let (index, held) = store.hold(|index| index.images.get(&first_id).map(|image| image.disk.clone())).await;
+    let disk = index.disks[&index.images[&first_id].disk].name.clone();
+    remove(&first_id).await;
+    assert!(folders.disk(&disk).join("first").exists());
+    drop(held);
+    pull(&store, &served, "second:1").await.unwrap();
+    remove(&second_id).await;
+    assert_eq!(store.index().disks.len(), 0);
+    assert!(!folders.disk(&disk).exists());
+}

@@ -16,6 +16,7 @@ use axum::{
 use bollard_stubs::models::{
     ContainerConfig, ContainerCreateBody, ContainerCreateResponse, HostConfig, ImageConfig, RestartPolicyNameEnum,
 };
+use image_store::index::Index;
 use port_layer::Size;
 use port_layer::container::record::Record;
 use port_layer::guest;
@@ -70,7 +71,9 @@ async fn create(
     }
     let engine = state.engine().await?;
     let engine = engine.ok_or_else(|| ApiError::NotFound(format!("No such image: {wanted}")))?;
-    let index = engine.images().index();
+    // Its disk stays although somebody removes the image, until the container is listed as its user.
+    let own = |index: &Index| find(index, &wanted).ok().map(|(_, image)| image.disk.clone());
+    let (index, held) = engine.images().hold(own).await;
     let (image_id, image) = find(&index, &wanted)?;
     let disk = index.disks.get(&image.disk).map(|d| d.name.clone());
     let disk = disk.ok_or_else(|| ApiError::Failed(format!("image {wanted} has no disk in the image store")))?;
@@ -95,7 +98,11 @@ async fn create(
         config: text(serde_json::to_string(&config))?,
         host_config: text(serde_json::to_string(&host))?,
     };
-    done(async move { engine.create_container(record, guest, size).await }).await?;
+    let create = async move {
+        let _held = held;
+        engine.create_container(record, guest, size).await
+    };
+    done(create).await?;
     Ok((StatusCode::CREATED, Json(ContainerCreateResponse { id, warnings })))
 }
 

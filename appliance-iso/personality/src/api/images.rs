@@ -554,14 +554,15 @@ async fn take_silently(engine: &Arc<Engine>, wanted: &str, force: bool) -> Resul
     let whole = name::parse(&wanted).ok().map(|r| r.whole());
     // It is seen through although the client goes away.
     let work = tokio::spawn(async move {
-        let table = engine.table();
         let user = |id: &Digest| {
+            let table = engine.table();
             let mut users: Vec<_> = table.iter().filter(|c| c.record.image_id == id.as_str()).collect();
             // One that runs is what matters most.
             users.sort_by_key(|c| !c.phase().is_up());
             users.first().map(|c| (c.record.id.chars().take(12).collect(), c.phase().is_up()))
         };
-        let used = |disk: &str| table.iter().any(|c| c.record.disk == disk);
+        // As it is when the store asks: a container that was being made when this began may be there by then.
+        let used = |disk: &str| engine.table().iter().any(|c| c.record.disk == disk);
         let outcome = engine.images().remove(&wanted, whole.as_deref(), force, user, used).await;
         outcome.map_err(|error| match error {
             StoreError::Remove(error) => missing(error, &wanted),
