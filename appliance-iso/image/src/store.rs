@@ -176,10 +176,10 @@ impl<B: Backend> ImageStore<B> {
     /// [`StoreError`].
     pub async fn tag(&self, id: &Digest, name: &str) -> Result<(), StoreError> {
         self.change(|index| {
+            // It may have been removed since it was found.
+            let image = index.images.get_mut(id).ok_or_else(|| RemoveError::NoSuch(id.to_string()))?;
+            image.tagged_ns = now();
             index.tags.insert(name.to_owned(), id.clone());
-            if let Some(image) = index.images.get_mut(id) {
-                image.tagged_ns = now();
-            }
             Ok(())
         })
         .await

@@ -259,4 +259,8 @@ async fn what_a_pull_stands_on_outlives_the_image_that_it_came_with() {
     remove(&second_id).await;
     assert_eq!(store.index().disks.len(), 0);
     assert!(!folders.disk(&disk).exists());
+
+    // One who had found it before gives it no name any more.
+    let said = store.tag(&second_id, "late:1").await.unwrap_err().to_string();
+    assert!(said.contains("No such image") && store.index().tags.is_empty(), "{said}: {:?}", store.index());
 }

@@ -117,6 +117,14 @@ fn missing(error: RemoveError, wanted: &str) -> ApiError {
     }
 }
 
+/// What the store says of a change to `wanted`.
+fn refused(error: StoreError, wanted: &str) -> ApiError {
+    match error {
+        StoreError::Remove(error) => missing(error, wanted),
+        other => other.into(),
+    }
+}
+
 async fn engine(state: &State, wanted: &str) -> Result<Arc<Engine>, ApiError> {
     let engine = state.engine().await?;
     engine.ok_or_else(|| missing(RemoveError::NoSuch(String::new()), wanted))
@@ -511,7 +519,7 @@ async fn change(
             if reference.digest().is_some() {
                 return Err(ApiError::Bad("refusing to create a tag with a digest reference".to_owned()));
             }
-            engine.images().tag(id, &reference.whole()).await?;
+            engine.images().tag(id, &reference.whole()).await.map_err(|error| refused(error, wanted))?;
             state.reach.history().tell_of_image(id.as_str(), &name::familiar(&reference), ImageChange::Tag);
             Ok(StatusCode::CREATED)
         }
@@ -564,10 +572,7 @@ async fn take_silently(engine: &Arc<Engine>, wanted: &str, force: bool) -> Resul
         // As it is when the store asks: a container that was being made when this began may be there by then.
         let used = |disk: &str| engine.table().iter().any(|c| c.record.disk == disk);
         let outcome = engine.images().remove(&wanted, whole.as_deref(), force, user, used).await;
-        outcome.map_err(|error| match error {
-            StoreError::Remove(error) => missing(error, &wanted),
-            other => other.into(),
-        })
+        outcome.map_err(|error| refused(error, &wanted))
     });
     work.await.unwrap_or_else(|_| Err(ApiError::Failed("the operation ended without an answer".to_owned())))
 }
