@@ -3,10 +3,11 @@
 //! ```text
 //! connect -> logged in -> ... -> logged out
 //!                ^   | NotAuthenticated in a call
-//!                +---+ (login again, call again, once)
+//!                +---+ (login again, call again, once; not any more once it was logged out)
 //! ```
 //! Sessions are limited on a host, so whoever connects logs out on every path: [`Session::logout`].
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ use crate::{Error, Result};
 
 /// vSphere closes a session that was idle for 30 minutes.
 const KEEP_ALIVE: Duration = Duration::from_secs(240);
+/// Nobody waits for a logout longer than that.
+const LOGOUT: Duration = Duration::from_secs(10);
 
 /// Who logs in.
 #[derive(Debug, Clone)]
@@ -59,6 +62,8 @@ struct Inner {
     options: Options,
     content: ServiceContent,
     cookie: Mutex<Option<String>>,
+    /// It was logged out: what still runs on it must not log in again.
+    over: AtomicBool,
     /// Held while logging in, so that many calls that find the session gone log in once.
     login: tokio::sync::Mutex<()>,
     wire_log: WireLog,
@@ -106,6 +111,7 @@ impl Session {
             options,
             content: ServiceContent::default(),
             cookie: Mutex::new(None),
+            over: AtomicBool::new(false),
             login: tokio::sync::Mutex::new(()),
             wire_log: WireLog::from_env(),
             watcher: OnceLock::new(),
@@ -155,7 +161,9 @@ impl Session {
         let cookie = self.0.cookie();
         match self.0.call_once(method, deadline).await {
             Err(e) if e.fault_name() == Some("NotAuthenticated") => {
-                self.0.log_in_again(cookie).await?;
+                if !self.0.log_in_again(cookie).await? {
+                    return Err(e);
+                }
                 self.0.call_once(method, deadline).await
             }
             other => other,
@@ -178,8 +186,11 @@ impl Session {
         if let Some(task) = self.0.keep_alive.get() {
             task.abort();
         }
+        self.0.over.store(true, Ordering::SeqCst);
+        // A login that is under way is ended, too.
+        let _last = tokio::time::timeout(LOGOUT, self.0.login.lock()).await;
         let Some(this) = self.0.content.session_manager.clone() else { return Ok(()) };
-        let outcome = self.0.call_once(&methods::Logout { this }, Duration::from_secs(10)).await;
+        let outcome = self.0.call_once(&methods::Logout { this }, LOGOUT).await;
         *self.0.cookie.lock().unwrap_or_else(|e| e.into_inner()) = None;
         outcome
     }
@@ -198,10 +209,10 @@ impl Session {
         self.0.http_error(source)
     }
 
-    /// Logs in again unless somebody else has since `cookie` was read.
+    /// Logs in again unless somebody else has since `cookie` was read, or it was logged out.
     pub(crate) async fn renew(&self) -> Result<()> {
         let cookie = self.0.cookie();
-        self.0.log_in_again(cookie).await
+        self.0.log_in_again(cookie).await.map(drop)
     }
 
     fn keep_alive(&self) {
@@ -248,12 +259,16 @@ impl Inner {
             .map(drop)
     }
 
-    async fn log_in_again(&self, stale: Option<String>) -> Result<()> {
+    /// Whether there is a session after it.
+    async fn log_in_again(&self, stale: Option<String>) -> Result<bool> {
         let _one_at_a_time = self.login.lock().await;
-        if self.cookie() != stale {
-            return Ok(());
+        if self.over.load(Ordering::SeqCst) {
+            return Ok(false);
         }
-        self.log_in().await
+        if self.cookie() == stale {
+            self.log_in().await?;
+        }
+        Ok(true)
     }
 
     async fn call_once<M: Method>(&self, method: &M, deadline: Duration) -> Result<M::Response> {

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use vic_tests::block_on;
 use vic_tests::lab::{Lab, text};
 use vim25::types::{
-    ManagedObjectReference, VirtualMachineConfigSpec, VirtualMachineFileInfo, VirtualMachinePowerState, methods,
+    ManagedObjectReference, UserSession, VirtualMachineConfigSpec, VirtualMachineFileInfo, VirtualMachinePowerState,
+    methods,
 };
 use vim25::{Error, Session};
 
@@ -48,6 +49,31 @@ async fn make_vm(session: &Session, name: &str) -> ManagedObjectReference {
     let pool = ManagedObjectReference::new("ResourcePool", "resgroup-8");
     let create = methods::CreateVMTask { this: vm_folder(), config, pool, host: None };
     session.run(&create).await.unwrap().unwrap().get().unwrap()
+}
+
+#[test]
+fn a_session_that_is_lost_comes_again_and_one_that_was_ended_does_not() {
+    let lab = Lab::bare(&[]);
+    block_on(async {
+        let admin = lab.stage.session().await;
+        let this = admin.content().session_manager.clone().unwrap();
+        let sessions = async || -> Vec<String> {
+            let all: Vec<UserSession> = admin.read(&this, &["sessionList"]).await.unwrap().all("sessionList").unwrap();
+            all.into_iter().map(|session| session.key).collect()
+        };
+        let own = sessions().await;
+        let session = lab.stage.session().await;
+        let other: Vec<_> = sessions().await.into_iter().filter(|key| !own.contains(key)).collect();
+        assert_eq!(other.len(), 1);
+        admin.call(&methods::TerminateSession { this: this.clone(), session_id: other }).await.unwrap();
+        make_folder(&session, "after").await.unwrap();
+        assert_eq!(sessions().await.len(), own.len() + 1);
+        session.logout().await.unwrap();
+        let late = make_folder(&session, "late").await.unwrap_err();
+        assert_eq!(late.fault_name(), Some("NotAuthenticated"), "{late}");
+        assert_eq!(sessions().await.len(), own.len());
+        admin.logout().await.unwrap();
+    });
 }
 
 #[test]
