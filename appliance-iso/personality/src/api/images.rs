@@ -539,40 +539,55 @@ async fn remove(
     Query(query): Query<RemoveQuery>,
 ) -> Result<Json<Vec<ImageDeleteResponseItem>>, ApiError> {
     let engine = engine(&state, &wanted).await?;
-    let removed = take(&engine, state.reach.history(), &wanted, truth(query.force.as_ref())).await?;
+    let removal = if truth(query.force.as_ref()) { Removal::Force } else { Removal::Plain };
+    let removed = take(&engine, state.reach.history(), &wanted, removal).await?;
     Ok(Json(removed.into_iter().map(item).collect()))
 }
 
-async fn take(engine: &Arc<Engine>, history: &History, wanted: &str, force: bool) -> Result<Vec<Removed>, ApiError> {
-    let index = engine.images().index();
-    let id = find(&index, wanted).map(|(id, _)| id.to_string()).unwrap_or_default();
-    let removed = take_silently(engine, wanted, force).await?;
-    for one in &removed {
-        let change = match one {
-            Removed::Untagged(_) => ImageChange::Untag,
-            Removed::Deleted(_) => ImageChange::Delete,
-        };
-        history.tell_of_image(&id, &id, change);
-    }
-    Ok(removed)
+/// How an image is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Removal {
+    /// `docker rmi`.
+    Plain,
+    /// With all its names, and although a container that does not run uses it.
+    Force,
+    /// With all its names, and only while no container uses it.
+    Prune,
 }
 
-async fn take_silently(engine: &Arc<Engine>, wanted: &str, force: bool) -> Result<Vec<Removed>, ApiError> {
-    let (engine, wanted) = (Arc::clone(engine), wanted.to_owned());
+async fn take(
+    engine: &Arc<Engine>,
+    history: &History,
+    wanted: &str,
+    removal: Removal,
+) -> Result<Vec<Removed>, ApiError> {
+    let (engine, history, wanted) = (Arc::clone(engine), history.clone(), wanted.to_owned());
     let whole = name::parse(&wanted).ok().map(|r| r.whole());
-    // It is seen through although the client goes away.
+    // It is seen through, and told, although the client goes away.
     let work = tokio::spawn(async move {
+        let index = engine.images().index();
+        let id = find(&index, &wanted).map(|(id, _)| id.to_string()).unwrap_or_default();
         let user = |id: &Digest| {
             let table = engine.table();
             let mut users: Vec<_> = table.iter().filter(|c| c.record.image_id == id.as_str()).collect();
             // One that runs is what matters most.
             users.sort_by_key(|c| !c.phase().is_up());
-            users.first().map(|c| (c.record.id.chars().take(12).collect(), c.phase().is_up()))
+            let keeps = |up: bool| up || removal == Removal::Prune;
+            users.first().map(|c| (c.record.id.chars().take(12).collect(), keeps(c.phase().is_up())))
         };
         // As it is when the store asks: a container that was being made when this began may be there by then.
         let used = |disk: &str| engine.table().iter().any(|c| c.record.disk == disk);
+        let force = removal != Removal::Plain;
         let outcome = engine.images().remove(&wanted, whole.as_deref(), force, user, used).await;
-        outcome.map_err(|error| refused(error, &wanted))
+        let removed = outcome.map_err(|error| refused(error, &wanted))?;
+        for one in &removed {
+            let change = match one {
+                Removed::Untagged(_) => ImageChange::Untag,
+                Removed::Deleted(_) => ImageChange::Delete,
+            };
+            history.tell_of_image(&id, &id, change);
+        }
+        Ok(removed)
     });
     work.await.unwrap_or_else(|_| Err(ApiError::Failed("the operation ended without an answer".to_owned())))
 }
@@ -593,15 +608,17 @@ async fn prune(Shared(state): Shared<Arc<State>>, Query(query): Query<ListQuery>
     let mut deleted = Vec::new();
     let mut freed = 0;
     if let Some(engine) = state.engine().await? {
-        let index = engine.images().index();
-        for (id, image) in &index.images {
+        for id in engine.images().index().images.keys() {
+            // Each removal takes its time, and others go on meanwhile.
+            let index = engine.images().index();
+            let Some(image) = index.images.get(id) else { continue };
             let unnamed = index.names(id).0.is_empty();
             let used = engine.table().iter().any(|c| c.record.image_id == id.as_str());
             if used || (dangling && !unnamed) || !filters.accept(&index, id, &Config::of(image))? {
                 continue;
             }
             // One that a container has begun to use since is left alone.
-            if let Ok(removed) = take(&engine, state.reach.history(), id.as_str(), true).await {
+            if let Ok(removed) = take(&engine, state.reach.history(), id.as_str(), Removal::Prune).await {
                 deleted.extend(removed.into_iter().map(item));
                 freed += image.bytes;
             }
