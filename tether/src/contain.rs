@@ -110,8 +110,8 @@ impl<S: System, K: Keys, L: Links> Guest<S, K, L> {
                 // What the process has left behind ends with it, and with that the streams.
                 self.system.kill_others();
                 output.finish().await;
-                let out_of_memory = ending == Some(Ending::Killed(nix::sys::signal::Signal::SIGKILL))
-                    && self.killed_for_memory() > killed_before;
+                let out_of_memory =
+                    ending == Some(Ending::Killed(libc::SIGKILL)) && self.killed_for_memory() > killed_before;
                 run.state = State::Exited { code: exit_code(ending), out_of_memory };
             }
         }
@@ -137,6 +137,7 @@ impl<S: System, K: Keys, L: Links> Guest<S, K, L> {
             ] {
                 storage::lay_over(&self.system, at, &text, &self.places)?;
             }
+            storage::close_root(&self.system, container, &self.places)?;
             if !container.host_name.is_empty() {
                 self.system
                     .set_host_name(&container.host_name)
@@ -191,7 +192,7 @@ fn killed_for_memory(vmstat: &str) -> u64 {
 pub(crate) fn exit_code(ending: Option<Ending>) -> i32 {
     match ending {
         Some(Ending::Exited(code)) => code,
-        Some(Ending::Killed(signal)) => 128 + signal as i32,
+        Some(Ending::Killed(signal)) => 128 + signal,
         None => 128 + libc::SIGKILL,
     }
 }
@@ -223,14 +224,12 @@ pub(crate) fn send(pid: Pid, signal: i32) {
 
 #[cfg(test)]
 mod tests {
-    use nix::sys::signal::Signal;
-
     use super::*;
 
     #[test]
     fn exit_codes_are_dockers() {
         assert_eq!(exit_code(Some(Ending::Exited(3))), 3);
-        assert_eq!(exit_code(Some(Ending::Killed(Signal::SIGTERM))), 143);
+        assert_eq!(exit_code(Some(Ending::Killed(libc::SIGTERM))), 143);
         assert_eq!(exit_code(None), 137);
     }
 

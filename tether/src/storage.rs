@@ -1,10 +1,13 @@
 //! The container's file systems: its disks, found by their place on the controller, and what is mounted where.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use nix::mount::MsFlags;
 use pid1::{System, scsi};
-use tether_proto::{Container, Disk};
+use tether_proto::{Container, Disk, Tmpfs};
 use tokio::time::{Instant, sleep};
 
 use crate::scoped;
@@ -83,7 +86,48 @@ fn file_system(disk: &Disk) -> &str {
     if disk.file_system.is_empty() { "ext4" } else { &disk.file_system }
 }
 
-/// Mounts everything: root, the kernel's file systems, volumes, file systems in memory.
+/// A file system in memory, with the options that mount(8) has words for and those that are its own; what is not said is safe, as
+/// with Docker.
+fn in_memory(tmpfs: &Tmpfs) -> Mount {
+    let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let mut own = Vec::new();
+    for word in tmpfs.options.split(',').filter(|word| !word.is_empty()) {
+        match word {
+            "defaults" => {}
+            "ro" => flags.insert(MsFlags::MS_RDONLY),
+            "rw" => flags.remove(MsFlags::MS_RDONLY),
+            "nosuid" => flags.insert(MsFlags::MS_NOSUID),
+            "suid" => flags.remove(MsFlags::MS_NOSUID),
+            "nodev" => flags.insert(MsFlags::MS_NODEV),
+            "dev" => flags.remove(MsFlags::MS_NODEV),
+            "noexec" => flags.insert(MsFlags::MS_NOEXEC),
+            "exec" => flags.remove(MsFlags::MS_NOEXEC),
+            "sync" => flags.insert(MsFlags::MS_SYNCHRONOUS),
+            "async" => flags.remove(MsFlags::MS_SYNCHRONOUS),
+            "dirsync" => flags.insert(MsFlags::MS_DIRSYNC),
+            "noatime" => flags.insert(MsFlags::MS_NOATIME),
+            "atime" => flags.remove(MsFlags::MS_NOATIME),
+            "nodiratime" => flags.insert(MsFlags::MS_NODIRATIME),
+            "diratime" => flags.remove(MsFlags::MS_NODIRATIME),
+            "relatime" => flags.insert(MsFlags::MS_RELATIME),
+            "norelatime" => flags.remove(MsFlags::MS_RELATIME),
+            "strictatime" => flags.insert(MsFlags::MS_STRICTATIME),
+            "nostrictatime" => flags.remove(MsFlags::MS_STRICTATIME),
+            other => own.push(other),
+        }
+    }
+    Mount { source: "tmpfs".into(), kind: "tmpfs".into(), at: tmpfs.at.clone(), flags, data: own.join(",") }
+}
+
+/// The file systems in memory, one below another after it.
+fn all_in_memory(container: &Container) -> Vec<Mount> {
+    let mut mounts: Vec<_> = container.tmpfs.iter().map(in_memory).collect();
+    mounts.sort_by_cached_key(|mount| (Path::new(&mount.at).components().count(), mount.at.clone()));
+    mounts
+}
+
+/// Mounts everything: root, the kernel's file systems, volumes, file systems in memory.  The root can be written to until
+/// [`close_root`]: what an image does not have is made.
 ///
 /// # Errors
 /// A sentence that names what cannot be mounted.
@@ -93,7 +137,7 @@ pub(crate) async fn mount_all(system: &impl System, container: &Container, place
     let _ = std::fs::create_dir_all(&places.root);
     let name = root.display().to_string();
     system
-        .mount(&name, file_system(&container.root), &places.root, read_only(container.root_read_only), "")
+        .mount(&name, file_system(&container.root), &places.root, MsFlags::empty(), "")
         .map_err(|e| format!("cannot mount the container's root file system {name}: {e}"))?;
     for mount in kernels(container) {
         match below(system, &mount, places) {
@@ -114,12 +158,22 @@ pub(crate) async fn mount_all(system: &impl System, container: &Container, place
         };
         below(system, &mount, places)?;
     }
-    for tmpfs in &container.tmpfs {
-        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        let (source, kind) = ("tmpfs".to_owned(), "tmpfs".to_owned());
-        below(system, &Mount { source, kind, at: tmpfs.at.clone(), flags, data: tmpfs.options.clone() }, places)?;
+    for mount in all_in_memory(container) {
+        below(system, &mount, places)?;
     }
     Ok(())
+}
+
+/// Makes the working directory, and then the root read-only if it is to be.
+pub(crate) fn close_root(system: &impl System, container: &Container, places: &Places) -> Result<(), String> {
+    if !container.root_read_only {
+        return Ok(());
+    }
+    let failed = |e: std::io::Error| format!("cannot make the container's root file system read-only: {e}");
+    let cwd = scoped::resolve(&places.root, &container.process.cwd).map_err(failed)?;
+    // Whether it is there the start of the process tells.
+    let _ = std::fs::create_dir_all(cwd);
+    system.mount("", "", &places.root, MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, "").map_err(failed)
 }
 
 /// Makes the links in /dev that programs expect and no kernel makes.
@@ -145,7 +199,7 @@ fn below(system: &impl System, mount: &Mount, places: &Places) -> Result<(), Str
     let at = scoped::resolve(&places.root, &mount.at).map_err(failed)?;
     match std::fs::create_dir_all(&at) {
         Ok(()) => {}
-        // On a read-only root the folder must be there, which the mount itself will tell.
+        // On a read-only volume the folder must be there, which the mount itself will tell.
         Err(error) if error.raw_os_error() == Some(libc::EROFS) => {}
         Err(error) => return Err(failed(error)),
     }
@@ -160,17 +214,8 @@ pub(crate) fn lay_over(system: &impl System, at: &str, text: &str, places: &Plac
     std::fs::write(&file, text).map_err(failed)?;
     let target = scoped::resolve(&places.root, at).map_err(failed)?;
     if !target.exists() {
-        let made = target
-            .parent()
-            .map_or(Ok(()), std::fs::create_dir_all)
-            .and_then(|()| std::fs::File::create(&target).map(drop));
-        match made {
-            Err(error) if error.raw_os_error() == Some(libc::EROFS) => {
-                log::warn!("the image has no {at}, and its file system is read-only");
-                return Ok(());
-            }
-            other => other.map_err(failed)?,
-        }
+        let made = target.parent().map_or(Ok(()), std::fs::create_dir_all);
+        made.and_then(|()| std::fs::File::create(&target).map(drop)).map_err(failed)?;
     }
     system.mount(&file.display().to_string(), "", &target, MsFlags::MS_BIND, "").map_err(failed)
 }
@@ -178,7 +223,7 @@ pub(crate) fn lay_over(system: &impl System, at: &str, text: &str, places: &Plac
 /// Unmounts what holds the container's data, the root last, so that its file systems are clean.
 pub(crate) fn unmount_disks(system: &impl System, container: &Container, places: &Places) {
     let overlaid = ["/etc/resolv.conf", "/etc/hosts", "/etc/hostname"].map(str::to_owned);
-    let in_memory = container.tmpfs.iter().rev().map(|tmpfs| tmpfs.at.clone());
+    let in_memory = all_in_memory(container).into_iter().rev().map(|mount| mount.at);
     let volumes = container.volumes.iter().rev().map(|volume| volume.at.clone());
     let kernels = kernels(container).into_iter().rev().map(|mount| mount.at);
     for at in overlaid.into_iter().chain(in_memory).chain(volumes).chain(kernels).chain(["/".to_owned()]) {
@@ -189,5 +234,35 @@ pub(crate) fn unmount_disks(system: &impl System, container: &Container, places:
             Err(error) if [Some(libc::EINVAL), Some(libc::ENOENT)].contains(&error.raw_os_error()) => {}
             Err(error) => log::warn!("cannot unmount {at} of the container: {error}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tmpfs(at: &str, options: &str) -> Tmpfs {
+        Tmpfs { at: at.into(), options: options.into() }
+    }
+
+    #[test]
+    fn words_of_mount_are_flags_and_the_rest_is_the_file_systems() {
+        let safe = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        for (options, flags, data) in [
+            ("", safe, ""),
+            ("rw,noexec,nosuid,size=65536k", safe, "size=65536k"),
+            ("exec,suid,mode=1777,,ro", MsFlags::MS_NODEV | MsFlags::MS_RDONLY, "mode=1777"),
+            ("size=1m,nonsense", safe, "size=1m,nonsense"),
+        ] {
+            let mount = in_memory(&tmpfs("/run", options));
+            assert_eq!((mount.flags, mount.data.as_str()), (flags, data), "{options:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_below_another_is_mounted_after_it() {
+        let tmpfs = ["/run/lock", "/var/tmp", "/run"].map(|at| tmpfs(at, "")).into();
+        let mounts = all_in_memory(&Container { tmpfs, ..Container::default() });
+        assert_eq!(mounts.iter().map(|mount| mount.at.as_str()).collect::<Vec<_>>(), ["/run", "/run/lock", "/var/tmp"]);
     }
 }

@@ -308,6 +308,7 @@ async fn everything_is_mounted_in_order_and_unmounted_in_reverse() {
     let volume = Disk { unit: 3, file_system: "xfs".into() };
     scratch.container.volumes = vec![Volume { disk: volume, at: "/data".into(), read_only: true }];
     scratch.container.tmpfs = vec![Tmpfs { at: "/data/cache".into(), options: "size=1m".into() }];
+    scratch.container.root_read_only = true;
     scratch.container.domain_name = "example.org".into();
     // A link of the image that would lead out of it.
     symlink("/run/resolv.conf", scratch.at("root/etc/resolv.conf")).unwrap();
@@ -329,6 +330,8 @@ async fn everything_is_mounted_in_order_and_unmounted_in_reverse() {
             format!("mount {own}/hostname  {root}/etc/hostname "),
             format!("mount {own}/hosts  {root}/etc/hosts "),
             format!("mount {own}/resolv.conf  {root}/run/resolv.conf "),
+            // Only now, for what was mounted on needed a place to be made.
+            format!("mount   {root}  read-only"),
             "host name web".to_owned(),
             format!("unmount {root}/run/resolv.conf"),
             format!("unmount {root}/etc/hosts"),

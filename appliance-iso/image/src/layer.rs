@@ -41,18 +41,23 @@ pub enum LayerError {
 pub(crate) struct Chunks {
     receiver: mpsc::Receiver<io::Result<Bytes>>,
     chunk: Bytes,
+    gone: Box<dyn Fn() -> bool + Send>,
 }
 
 impl Chunks {
     /// Reads what comes through the channel; its end is the end of the stream.
-    pub(crate) fn new(receiver: mpsc::Receiver<io::Result<Bytes>>) -> Self {
-        Self { receiver, chunk: Bytes::new() }
+    /// It breaks off as soon as `gone` says that nobody wants it any more, although some of it is there.
+    pub(crate) fn new(receiver: mpsc::Receiver<io::Result<Bytes>>, gone: impl Fn() -> bool + Send + 'static) -> Self {
+        Self { receiver, chunk: Bytes::new(), gone: Box::new(gone) }
     }
 }
 
 impl Read for Chunks {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.chunk.is_empty() {
+            if (self.gone)() {
+                return Err(io::Error::other("nobody waits for it any more"));
+            }
             match self.receiver.blocking_recv() {
                 Some(chunk) => self.chunk = chunk?,
                 None => return Ok(0),

@@ -270,18 +270,21 @@ impl<B: Backend> Pull<B> {
         for n in layers {
             let (sent, diff_id) = &self.image.layers[n];
             let id = short(&sent.digest);
-            let chunks = Chunks::new(downloads.next());
+            let gone = self.steps.clone();
+            let chunks = Chunks::new(downloads.next(), move || gone.is_closed());
             let digest = |text: &str| Digest::try_from(text.to_owned());
             let size = u64::try_from(sent.size).unwrap_or(0);
             self.tell(Step::Layer { id: id.clone(), told: Told::Extracting(0, size) }).await?;
             let Ok(expected) = digest(&sent.digest) else { return Err(PullError::Lost) };
             let (diff_id, root) = (diff_id.clone(), root.to_owned());
             let unpacked = tokio::task::spawn_blocking(move || apply(chunks, &expected, &diff_id, &root));
+            tokio::pin!(unpacked);
             let unpacked = tokio::select! {
-                unpacked = unpacked => unpacked.map_err(|_| PullError::Lost)?,
+                unpacked = &mut unpacked => unpacked.map_err(|_| PullError::Lost)?,
                 () = self.steps.closed() => {
-                    // Without its download the layer ends at once.
+                    // Without its download the layer ends at once; a disk is let go of when nobody writes to it any more.
                     downloads.stop();
+                    let _ = unpacked.await;
                     return Err(PullError::Cancelled);
                 }
             };
@@ -398,7 +401,10 @@ async fn download(
                         Ok(None) => break,
                         Err(_) => break why = format!("no byte came for {} s", SILENCE.as_secs()),
                     };
-                    tries = 0;
+                    // What a server without ranges sends again does not count.
+                    if !chunk.is_empty() {
+                        tries = 0;
+                    }
                     let mut rest = chunk;
                     while !rest.is_empty() {
                         let piece = rest.split_to(rest.len().min(CHUNK));

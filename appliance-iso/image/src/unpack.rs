@@ -3,7 +3,7 @@
 //! Nothing in a layer can reach beyond the root: every parent is opened with `openat2(RESOLVE_IN_ROOT)`, so that the
 //! symbolic links of the image lead where they would lead inside it, and the last component is never followed.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Read, Write as _};
@@ -29,6 +29,8 @@ const META: &[u8] = b".wh..wh.";
 const HEADERS: u64 = 4 << 20;
 /// Entries that a layer may have; what is known of them is kept until the layer is done.
 const ENTRIES: usize = 4_000_000;
+/// Bytes that the paths of a layer's folders may have together, which are kept, too: a million folders and more.
+const PATHS: usize = 64 << 20;
 /// Bytes that the files of a layer may have together, holes included.  A disk holds far less; but a header of 512 bytes can tell of
 /// a hole as large as it likes, which has to be gone through.
 const BYTES: u64 = 64 << 30;
@@ -88,7 +90,8 @@ pub fn unpack(layer: impl Read, root: &Path) -> Result<Unpacked> {
         root,
         made: HashSet::new(),
         hasher: RandomState::new(),
-        folders: Vec::new(),
+        folders: BTreeMap::new(),
+        paths: 0,
         parent: None,
         buffer: vec![0; COPIED],
         done: Unpacked::default(),
@@ -114,7 +117,9 @@ struct Unpacker {
     made: HashSet<u64>,
     hasher: RandomState,
     /// Folders get their times last: what is made in them changes these.
-    folders: Vec<(PathBuf, Timestamps)>,
+    folders: BTreeMap<PathBuf, Timestamps>,
+    /// Bytes of their paths.
+    paths: usize,
     /// The folder of the entry before, for most have the same; none once something was removed, which it may have been in.
     parent: Option<(PathBuf, Rc<OwnedFd>)>,
     /// Made once: a file's content goes through it.
@@ -212,8 +217,7 @@ impl Unpacker {
                 let folder =
                     rustix::fs::openat(parent, name, flags, Mode::empty()).map_err(made("opening the folder"))?;
                 attributes.give(&folder, path)?;
-                self.folders.push((path.to_owned(), attributes.times));
-                Ok(())
+                self.times_last(path, attributes.times)
             }
             EntryType::Link => {
                 let target = entry.link_name().map_err(UnpackError::Read)?;
@@ -276,7 +280,17 @@ impl Unpacker {
         let attributes = Attributes::of(entry, path)?;
         let root = self.readable(path).map_err(|e| wrong(path, "opening the root", e))?;
         attributes.give(&root, path)?;
-        self.folders.push((PathBuf::new(), attributes.times));
+        self.times_last(path, attributes.times)
+    }
+
+    /// Remembers a folder's times until the layer is done.
+    fn times_last(&mut self, path: &Path, times: Timestamps) -> Result<()> {
+        if self.folders.insert(path.to_owned(), times).is_none() {
+            self.paths += path.as_os_str().len();
+            if self.paths > PATHS {
+                return Err(senseless(path, format!("the paths of the layer's folders have more than {PATHS} bytes")));
+            }
+        }
         Ok(())
     }
 

@@ -15,6 +15,9 @@ const COMMAND_LINE: &str = "/proc/cmdline";
 const MODULES: &str = "/etc/vic/modules";
 const LATE_MODULES: &str = "/etc/vic/modules-late";
 
+/// What the kernel allows at most (`fs.nr_open`), and Docker's daemon gives containers.
+const OPEN_FILES: libc::rlim_t = 1 << 20;
+
 /// Mounts in their order: kind, place, options.
 const MOUNTS: [(&str, &str, &str); 6] = [
     ("proc", "/proc", ""),
@@ -42,10 +45,23 @@ pub fn prepare(system: &impl System) {
         }
     }
     seed();
+    raise_limits();
     if let Err(error) = system.disable_reset_keys() {
         log::warn!("cannot disable the reset keys: {error}");
     }
     load_modules(system, Path::new(MODULES), Path::new(COMMAND_LINE));
+}
+
+/// Gives all that PID 1 starts the limits that services have elsewhere: the kernel's own are those of 1990.
+fn raise_limits() {
+    let limits = [(libc::RLIMIT_NOFILE, OPEN_FILES), (libc::RLIMIT_NPROC, libc::RLIM_INFINITY)];
+    for (resource, most) in limits {
+        let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+        // SAFETY: it reads the limit, which is there.
+        if unsafe { libc::setrlimit(resource, &raw const limit) } != 0 {
+            log::warn!("cannot raise limit {resource}: {}", std::io::Error::last_os_error());
+        }
+    }
 }
 
 /// Has the kernel seed its random numbers beside everything else.

@@ -9,13 +9,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use nix::{
-    sys::{
-        signal::Signal,
-        wait::{WaitPidFlag, WaitStatus, waitpid},
-    },
-    unistd::Pid,
-};
+use nix::{sys::signal::Signal, unistd::Pid};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::oneshot,
@@ -26,8 +20,8 @@ use tokio::{
 pub enum Ending {
     /// By itself, with this code.
     Exited(i32),
-    /// By a signal.
-    Killed(Signal),
+    /// By a signal: its number, for real-time signals have no names.
+    Killed(i32),
 }
 
 impl fmt::Display for Ending {
@@ -35,7 +29,10 @@ impl fmt::Display for Ending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exited(code) => write!(f, "exited with code {code}"),
-            Self::Killed(signal) => write!(f, "was killed by {signal}"),
+            Self::Killed(number) => match Signal::try_from(*number) {
+                Ok(signal) => write!(f, "was killed by {signal}"),
+                Err(_) => write!(f, "was killed by signal {number}"),
+            },
         }
     }
 }
@@ -79,15 +76,24 @@ impl Reaper {
     fn reap(&self) {
         let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            let (pid, ending) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, code)) => (pid, Ending::Exited(code)),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, Ending::Killed(signal)),
-                // Nobody else has ended, or there are no children at all: both normal.
-                Ok(WaitStatus::StillAlive) | Err(nix::Error::ECHILD) => return,
-                Err(nix::Error::EINTR) | Ok(_) => continue,
-                Err(error) => return log::error!("cannot wait for ended processes: {error}"),
+            let mut status = 0;
+            // The library's own takes a child from the kernel that a real-time signal has killed, and then fails.
+            // SAFETY: it writes one number, which is there.
+            let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+            let ending = match pid {
+                // Nobody else has ended.
+                0 => return,
+                -1 => match nix::Error::last() {
+                    nix::Error::EINTR => continue,
+                    // There are no children at all: normal, too.
+                    nix::Error::ECHILD => return,
+                    error => return log::error!("cannot wait for ended processes: {error}"),
+                },
+                _ if libc::WIFEXITED(status) => Ending::Exited(libc::WEXITSTATUS(status)),
+                _ if libc::WIFSIGNALED(status) => Ending::Killed(libc::WTERMSIG(status)),
+                _ => continue,
             };
-            if let Some(waiting) = children.remove(&pid) {
+            if let Some(waiting) = children.remove(&Pid::from_raw(pid)) {
                 let _ = waiting.send(ending);
             }
         }
@@ -109,6 +115,8 @@ mod tests {
         let (_, killed) = reaper.spawn(Command::new("sh").args(["-c", "kill -9 $$"])).unwrap();
         assert_eq!(three.await.unwrap().to_string(), "exited with code 3");
         assert_eq!(killed.await.unwrap().to_string(), "was killed by SIGKILL");
+        let (_, without_a_name) = reaper.spawn(Command::new("sh").args(["-c", "kill -37 $$"])).unwrap();
+        assert_eq!(without_a_name.await.unwrap().to_string(), "was killed by signal 37");
         assert!(reaper.children.lock().unwrap().is_empty());
     }
 }

@@ -176,6 +176,12 @@ fn docker_speaks_with_guests() {
     let terminal = ["run", "--rm", "-t", "-m", "256m", "busybox"];
     assert_eq!(shell(&lab, &terminal, "tty; echo to >&2", b"").1, "/dev/pts/0\r\nto\r\n");
 
+    // A closed root, in an image that has none of the folders; and the limits that services count on.
+    let closed = ["run", "--rm", "-m", "256m", "--read-only", "--tmpfs", "/run:rw,noexec,nosuid,size=65536k"];
+    let closed = [&closed[..], &["--tmpfs", "/run/in:exec", "-w", "/none/yet", "busybox"]].concat();
+    let look = "touch /x 2>/dev/null || echo closed; pwd; ulimit -n; touch /run/in/y && grep -c ' /run/in tmpfs rw,nosuid,nodev,rel' /proc/mounts";
+    assert_eq!(shell(&lab, &closed, look, b""), said_so(0, "closed\n/none/yet\n1048576\n1\n", ""));
+
     // One that stays.
     let script = "trap 'echo hup' HUP; trap 'echo bye; exit 5' TERM; echo up; while :; do sleep 0.1; done";
     let stays = [
