@@ -103,3 +103,25 @@ fn a_name_that_a_client_gives_after_an_admin_stays() {
         stage.clean_up().await;
     });
 }
+
+#[test]
+fn a_running_container_that_vanishes_was_killed_to_those_who_wait() {
+    runtime().block_on(async {
+        let stage = Stage::up().await;
+        let id = stage.create("one", &["run"], "{}").await.unwrap();
+        stage.engine.start_container(&id).await.unwrap();
+        let vm = stage.engine.table().find(&id).unwrap().vm.clone();
+        // The engine sees nothing until both are done: the VM is gone at once.
+        stage.faults(&["add", "--method", "*WaitForUpdates*", "--delay", "1000"]);
+        let admin = async {
+            let this = || ManagedObjectReference::new("VirtualMachine", &vm);
+            stage.admin.run(&methods::PowerOffVMTask { this: this() }).await.unwrap();
+            stage.admin.run(&methods::DestroyTask { this: this() }).await.unwrap();
+        };
+        let waiting = in_time("its end", stage.engine.wait_for(&id, port_layer::Until::Removed));
+        let (code, ()) = tokio::join!(waiting, admin);
+        assert_eq!(code.unwrap(), 137);
+        stage.faults(&["clear"]);
+        stage.clean_up().await;
+    });
+}

@@ -216,6 +216,37 @@ fn a_start_that_fails_does_not_make_a_container_forget_how_it_ended() {
 }
 
 #[test]
+fn who_waits_for_the_removal_of_a_container_hears_of_a_start_that_failed() {
+    runtime().block_on(async {
+        let stage = Stage::up().await;
+        // vSphere refuses, or the guest comes to nothing before its first word.
+        for (process, refused) in [("run", true), ("crash", false)] {
+            let id = stage.create("one", &[process], r#"{"AutoRemove":true}"#).await.unwrap();
+            if refused {
+                stage.faults(&["add", "--method", "PowerOnVM_Task", "--times", "1", "--fault", "SystemError"]);
+            }
+            let removed = in_time("its removal", stage.engine.wait_for(&id, port_layer::Until::Removed));
+            let (_, started) = tokio::join!(removed, stage.engine.start_container(&id));
+            started.unwrap_err();
+            stage.nothing_is_left().await;
+        }
+    });
+}
+
+#[test]
+fn a_stop_that_is_refused_leaves_the_restart_policy_alone() {
+    runtime().block_on(async {
+        let stage = Stage::up().await;
+        let id = stage.create("one", &["run"], r#"{"RestartPolicy":{"Name":"always"}}"#).await.unwrap();
+        stage.engine.start_container(&id).await.unwrap();
+        let refused = stage.engine.stop_container(&id, Some("SIGFOO"), None).await.unwrap_err();
+        assert!(matches!(refused, Failure::Invalid(_)), "{refused}");
+        assert!(!stage.engine.table().find(&id).unwrap().restarts.stopped);
+        stage.clean_up().await;
+    });
+}
+
+#[test]
 fn a_restart_policy_outlives_a_start_that_fails() {
     let runtime = runtime();
     runtime.block_on(async {

@@ -4,7 +4,10 @@ use std::{
     collections::{HashMap, VecDeque},
     fs::File,
     io::Read,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -34,6 +37,8 @@ use crate::{
 const WAITING: usize = 16;
 /// What a process has left behind may hold its streams; Docker waits so long for them.
 const STREAMS: Duration = Duration::from_secs(2);
+/// What two pipes hold: so many bytes may be unread when a process has ended.
+const PIPES: usize = 2 * 64 * 1024;
 /// So many ended processes are remembered.
 const REMEMBERED: usize = 256;
 
@@ -91,12 +96,20 @@ impl Execs {
     async fn see_through(self, id: String, started: Started, replies: mpsc::Sender<ExecReply>) {
         // Never used to send: it is dropped with the last of the threads.
         let (open, mut closed) = mpsc::channel::<()>(1);
+        let carried = Arc::new(Carried::default());
         for (stream, source) in started.streams.outputs {
-            carry(Stream::from(stream), source, replies.clone(), open.clone());
+            carry(Stream::from(stream), source, replies.clone(), open.clone(), Arc::clone(&carried));
         }
         drop(open);
         let code = ended(started.ended).await;
-        let _ = timeout(STREAMS, closed.recv()).await;
+        let written = carried.bytes.load(Ordering::SeqCst) + PIPES;
+        while timeout(STREAMS, closed.recv()).await.is_err() {
+            // A client that takes its time has all that the process has written, but not what others write after it.
+            let more = carried.waiting.load(Ordering::SeqCst) > 0 && carried.bytes.load(Ordering::SeqCst) <= written;
+            if !more {
+                break;
+            }
+        }
         self.remember(&id, code);
         let _ = replies.send(reply(What::Exited(ExecExited { code }))).await;
     }
@@ -156,8 +169,23 @@ pub(crate) fn set_size(terminal: &File, width: u32, height: u32) {
     }
 }
 
+/// How the output of a process fares.
+#[derive(Debug, Default)]
+struct Carried {
+    /// Bytes that were read.
+    bytes: AtomicUsize,
+    /// Streams whose piece waits for the client.
+    waiting: AtomicUsize,
+}
+
 /// Reads `source` until its end, on a thread of its own; output that nobody takes is thrown away.
-fn carry(stream: Stream, mut source: File, replies: mpsc::Sender<ExecReply>, open: mpsc::Sender<()>) {
+fn carry(
+    stream: Stream,
+    mut source: File,
+    replies: mpsc::Sender<ExecReply>,
+    open: mpsc::Sender<()>,
+    carried: Arc<Carried>,
+) {
     thread::spawn(move || {
         let mut bytes = vec![0; MAX_BYTES];
         loop {
@@ -167,7 +195,10 @@ fn carry(stream: Stream, mut source: File, replies: mpsc::Sender<ExecReply>, ope
                 Ok(0) | Err(_) => break,
                 Ok(count) => {
                     let output = Output { stream: stream.into(), time_ns: now_ns(), bytes: bytes[..count].to_vec() };
+                    carried.bytes.fetch_add(count, Ordering::SeqCst);
+                    carried.waiting.fetch_add(1, Ordering::SeqCst);
                     let _ = replies.blocking_send(reply(What::Output(output)));
+                    carried.waiting.fetch_sub(1, Ordering::SeqCst);
                 }
             }
         }

@@ -13,8 +13,7 @@ use axum::{
 };
 use bollard_stubs::models::{
     ContainerInspectResponse, ContainerPruneResponse, ContainerState, ContainerStateStatusEnum, ContainerSummary,
-    ContainerSummaryHostConfig, ContainerSummaryNetworkSettings, ContainerSummaryStateEnum, ContainerWaitExitError,
-    ContainerWaitResponse,
+    ContainerSummaryHostConfig, ContainerSummaryNetworkSettings, ContainerSummaryStateEnum, ContainerWaitResponse,
 };
 use futures_util::stream;
 use port_layer::container::health::Health;
@@ -24,12 +23,16 @@ use port_layer::{Engine, Failure, Outcome, Until};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
+use tokio::time::sleep;
 
 use super::container_filter::Filters;
 use super::query::{timestamp, truth};
 use super::words;
 use super::{State, container_name, filter};
 use crate::error::ApiError;
+
+/// Pause between two looks for the way to vSphere.
+const AGAIN: Duration = Duration::from_millis(500);
 
 pub(super) fn routes() -> Router<Arc<State>> {
     Router::new()
@@ -253,18 +256,24 @@ async fn wait(
         "removed" => Until::Removed,
         other => return Err(ApiError::Bad(format!("invalid condition: {other:?}"))),
     };
-    let engine = state.engine_for(&id).await?;
+    let mut engine = state.engine_for(&id).await?;
     // The container is there: that much is known at once, and `docker run` waits for it before it starts the container.
-    let id = engine.table().find(&id).map_err(|e| ApiError::NotFound(e.to_string()))?.record.id.clone();
+    let first = engine.table().find(&id).map_err(|e| ApiError::NotFound(e.to_string()))?.clone();
     let ended = stream::once(async move {
-        let answer = match engine.wait_for(&id, until).await {
-            Ok(code) => ContainerWaitResponse { status_code: code.into(), error: None },
-            Err(error) => {
-                let message = Some(ApiError::from(error).to_string());
-                ContainerWaitResponse { status_code: 125, error: Some(ContainerWaitExitError { message }) }
+        let code = loop {
+            if let Ok(code) = engine.wait_from(&first, until).await {
+                break code;
+            }
+            // vSphere was lost, and not the container: the next engine knows how it fares, or how it ended meanwhile.
+            loop {
+                sleep(AGAIN).await;
+                if let Ok(Some(next)) = state.engine().await {
+                    engine = next;
+                    break;
+                }
             }
         };
-        serde_json::to_vec(&answer)
+        serde_json::to_vec(&ContainerWaitResponse { status_code: code.into(), error: None })
     });
     Ok(([(CONTENT_TYPE, "application/json")], Body::from_stream(ended)).into_response())
 }

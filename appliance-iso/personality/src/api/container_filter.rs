@@ -80,8 +80,11 @@ impl Filters {
         let record = &container.record;
         let created = |wanted: &String| table.find(wanted).ok().map(|c| c.record.created_ns);
         self.0.iter().all(|(key, values)| match key.as_str() {
-            "id" => values.iter().any(|v| record.id.starts_with(v.as_str())),
-            "name" => values.iter().any(|v| record.name.contains(v.trim_start_matches('/'))),
+            "id" => values.iter().any(|v| fits(v, &record.id)),
+            "name" => {
+                let with_slash = format!("/{}", record.name);
+                values.iter().any(|v| fits(v, &with_slash) || fits(v, &record.name))
+            }
             "status" => values.contains(phase.status()),
             "exited" => matches!(phase, Phase::Exited { code, .. } if values.contains(&code.to_string())),
             "health" => values.contains(health.map_or("none", |h| h.status.word())),
@@ -147,6 +150,11 @@ fn truth(text: &str) -> Option<bool> {
     }
 }
 
+/// Whether a name is the one that is wanted, or one that the regular expression finds something in, as with Docker.
+fn fits(wanted: &str, name: &str) -> bool {
+    wanted == name || regex_lite::Regex::new(wanted).is_ok_and(|wanted| wanted.is_match(name))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,6 +176,14 @@ mod tests {
             let error = Filters::read(text).unwrap_err().to_string();
             assert!(error.contains(said), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn names_are_regular_expressions() {
+        for (wanted, fit) in [("web", true), ("^/web-1$", true), ("^we", false), ("eb.[0-9]$", true), ("(", false)] {
+            assert_eq!(fits(wanted, "/web-1"), fit, "{wanted}");
+        }
+        assert!(fits("odd(name", "odd(name"), "what is no expression is the whole name");
     }
 
     #[test]

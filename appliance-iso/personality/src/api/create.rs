@@ -82,6 +82,9 @@ async fn create(
     let id = container_name::id();
     let mut config = merge(body, of_image, &id);
     check(&mut config, &mut warnings)?;
+    if let Some(signal) = config.stop_signal.as_deref().filter(|signal| guest::signal::number(signal).is_none()) {
+        return Err(ApiError::Bad(format!("Invalid signal: {signal}")));
+    }
     let name = if name.is_empty() { container_name::random(&engine.table()) } else { name };
     let guest = guest(&id, &config, &host)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

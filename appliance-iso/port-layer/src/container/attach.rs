@@ -24,7 +24,7 @@ use vim25::Result;
 
 use super::logs::{self, Output};
 use super::phase::Phase;
-use super::reconciler::Watched;
+use super::reconciler::{Watched, not_watched};
 use super::table::{Container, Table};
 use crate::Site;
 use crate::control::{Guests, Line, Switchboard};
@@ -156,6 +156,7 @@ impl Attachment {
                     () = rest => Ended::Broken,
                 },
                 () = over => Ended::Broken,
+                () = watched.ended() => Ended::Broken,
             };
             match ended {
                 Ended::Complete | Ended::ClientGone => return Ok(()),
@@ -164,6 +165,8 @@ impl Attachment {
                     logs::complete(&self.watched, &id).await;
                     return self.catch_up().await;
                 }
+                // Nobody would tell of the run's end.
+                Ended::Broken if self.watched.is_over() => return Err(not_watched()),
                 Ended::Broken => sleep(PAUSE).await,
             }
         }
@@ -219,7 +222,11 @@ impl Attachment {
     async fn catch_up(&mut self) -> Result<()> {
         let Some(after_ns) = self.after_ns else { return Ok(()) };
         let mut newest_ns = after_ns;
-        let output = Output::find(&self.site, &self.container.vm).await?;
+        let output = match Output::find(&self.site, &self.container.vm).await {
+            // Its VM is gone, and what it has written with it.
+            Err(error) if error.is_not_found() => return Ok(()),
+            output => output?,
+        };
         let mut place = output.place(after_ns).await?;
         while let Some(records) = output.records(&mut place).await? {
             for record in records {

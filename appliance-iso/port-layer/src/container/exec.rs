@@ -242,9 +242,10 @@ pub(crate) async fn see_through(rest: Rest, exec: &Exec, watched: &Watched, swit
                 Some(exec_reply::What::Started(_)) | None => {}
             }
         }
-        // The line broke under it, and it lives on.
+        // The line broke under it, and it lives on.  Its client asks for the code when the output ends: not before there is one.
+        let code = asked(exec, switchboard).await;
         drop(output);
-        asked(exec, switchboard).await
+        code
     };
     tokio::select! {
         code = told => code,

@@ -210,9 +210,14 @@ impl Checked {
             loop {
                 let starts = self.in_start_period(&healths, &id);
                 sleep(if starts { self.check.start_interval } else { self.check.interval }).await;
-                let line = switchboard.line(&id).await;
+                let start_ns = now_ns();
+                let line = timeout(self.check.timeout, switchboard.line(&id)).await;
                 let starts = self.in_start_period(&healths, &id);
-                let probe = self.probe(&line).await;
+                let probe = match line {
+                    Ok(line) => self.probe(&line).await,
+                    // A guest that hangs is what checks are for.
+                    Err(_) => Probe { start_ns, end_ns: now_ns(), code: -1, output: "its guest does not call".into() },
+                };
                 let changed = healths.lock().entry(id.clone()).or_default().take(probe, &self.check, starts);
                 if let Some(status) = changed {
                     tell(&self.container, status);

@@ -105,10 +105,25 @@ impl Watched {
                 return Ok(found);
             }
             if table.changed().await.is_err() {
-                return Err(Error::Invalid("vSphere is not watched any more".into()));
+                return Err(not_watched());
             }
         }
     }
+
+    /// Whether vSphere is not watched any more.
+    pub(crate) fn is_over(&self) -> bool {
+        self.0.has_changed().is_err()
+    }
+
+    /// Waits until it is not.
+    pub(crate) async fn ended(&self) {
+        let _ = self.until(|_| None::<()>).await;
+    }
+}
+
+/// What waits for something then does not learn of it.
+pub(crate) fn not_watched() -> Error {
+    Error::Invalid("vSphere is not watched any more".into())
 }
 
 /// What a VM of the VCH is.

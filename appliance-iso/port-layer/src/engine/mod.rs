@@ -18,7 +18,7 @@ use crate::container::admission::{Operation, Refusal, Verdict, admit};
 use crate::container::audience::Audience;
 use crate::container::events::History;
 use crate::container::logs::{self, LogLines, LogQuery};
-use crate::container::phase::Phase;
+use crate::container::phase::{Phase, VANISHED};
 use crate::container::reconciler::{Reconciler, Watched};
 use crate::container::record::Record;
 use crate::container::table::{Change, Container, NotFound, Table};
@@ -195,7 +195,7 @@ impl Engine {
 
     /// Ends when vSphere is not watched any more: then another engine is to be started.
     pub async fn ended(&self) {
-        let _ = self.watched().until(|_| None::<()>).await;
+        self.watched().ended().await;
     }
 
     /// Where a container stands.
@@ -269,6 +269,8 @@ impl Engine {
             self.tell(&container, Change::Kill { signal: SIGKILL });
             // What does not work now the removal itself will tell.
             let _ = self.site.power_off(&vm(&container)).await;
+            // Who is attached has what is there, and hears of the end.
+            self.heard(id).await;
         }
         // Who reads its log has what is there: it is a file of the VM's.
         let _ = timeout(READ, self.readers.left(id)).await;
@@ -324,10 +326,21 @@ impl Engine {
     /// [`Failure`].
     pub async fn wait_for(&self, wanted: &str, until: Until) -> Result<i32> {
         let first = self.table().find(wanted)?.clone();
+        self.wait_from(&first, until).await
+    }
+
+    /// The same of a container as it was at first, be it under an engine before this one.
+    ///
+    /// # Errors
+    /// When vSphere is not watched any more: then the next engine knows.
+    pub async fn wait_from(&self, first: &Container, until: Until) -> Result<i32> {
         let (id, last) = (first.record.id.clone(), Mutex::new(first.clone()));
         let code = self.watched().until(|table| {
             let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
-            let Ok(now) = table.find(&id) else { return Some(last.phase().exit_code()) };
+            let Ok(now) = table.find(&id) else {
+                // Nobody knows how a process ended that was seen alive last.
+                return Some(if last.phase().is_alive() { VANISHED } else { last.phase().exit_code() });
+            };
             *last = now.clone();
             let ended = !now.phase().is_up();
             let done = match until {

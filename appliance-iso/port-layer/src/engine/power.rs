@@ -34,11 +34,21 @@ impl Engine {
     pub async fn start_container(&self, wanted: &str) -> Result<Outcome> {
         let id = self.table().find(wanted)?.record.id.clone();
         let lock = self.lock(&id);
-        let _held = lock.lock().await;
+        let held = lock.lock().await;
         if self.admit(&id, Operation::Start)? == Outcome::Already {
             return Ok(Outcome::Already);
         }
-        self.power_on(&id, 0).await
+        let outcome = self.power_on(&id, 0).await;
+        drop(held);
+        // One whose guest has told of a failure goes as if it had run.
+        if outcome.as_ref().is_err_and(|failure| !matches!(failure, Failure::NoProcess { .. })) {
+            let own = self.table().find(&id).ok().cloned();
+            if own.is_some_and(|own| own.record.goes_with_its_process() && own.phase() != Phase::Running) {
+                // Docker's `run --rm` waits until it is gone, and no end of a process will take it along.
+                let _ = self.remove_container(&id, true).await;
+            }
+        }
+        outcome
     }
 
     /// Starts a container, by its policy for the time `count`, or by a client.
@@ -96,6 +106,7 @@ impl Engine {
             return Ok(Outcome::Already);
         }
         let container = self.table().find(&id)?.clone();
+        stop_signal(&container, signal)?;
         self.mark_stopped(&container).await?;
         let outcome = match container.phase().is_alive() {
             true => self.end(&id, signal, limit).await?,
@@ -123,12 +134,10 @@ impl Engine {
 
     async fn end(&self, id: &str, signal: Option<&str>, limit: Option<Duration>) -> Result<Outcome> {
         let container = self.table().find(id)?.clone();
-        let (own_signal, own_limit) = container.record.stopping();
-        let signal = signal.or(own_signal.as_deref()).unwrap_or("SIGTERM");
-        let number = signal::number(signal).ok_or_else(|| invalid_signal(signal))?;
-        let limit = limit.or(own_limit).unwrap_or(STOP);
+        let (signal, number) = stop_signal(&container, signal)?;
+        let limit = limit.or(container.record.stopping().1).unwrap_or(STOP);
         self.tell(&container, Change::Kill { signal: number });
-        let mut asked = self.ask_to_stop(&container, signal, limit).await;
+        let mut asked = self.ask_to_stop(&container, &signal, limit).await;
         if !asked {
             asked = self.site.shut_down(&vm(&container)).await.is_ok();
         }
@@ -147,10 +156,18 @@ impl Engine {
     /// [`Failure`].
     pub async fn kill_container(&self, wanted: &str, signal: &str) -> Result<Outcome> {
         let number = signal::number(signal).ok_or_else(|| invalid_signal(signal))?;
-        // No lock: a kill ends what holds it.
-        let container = self.table().find(wanted)?.clone();
-        let id = &container.record.id;
+        let mut container = self.table().find(wanted)?.clone();
+        let id = &container.record.id.clone();
         self.admit(id, Operation::Kill)?;
+        // No lock where it is alive: a kill ends what holds it.  Its policy may be about to start it, though.
+        let mut _held = None;
+        if !container.phase().is_alive() {
+            tokio::select! {
+                held = self.lock(id).lock_owned() => _held = Some(held),
+                alive = self.until(id, Phase::is_alive) => alive?,
+            }
+            container = self.table().find(id)?.clone();
+        }
         let (own, _) = container.record.stopping();
         // Docker: who kills it, or sends the signal that stops it, does not want it to come back.
         if number == SIGKILL || number == own.and_then(|own| signal::number(&own)).unwrap_or(SIGTERM) {
@@ -222,6 +239,14 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// The signal that asks a container's process to end, and its number.
+fn stop_signal(container: &Container, wanted: Option<&str>) -> Result<(String, i32)> {
+    let (own, _) = container.record.stopping();
+    let name = wanted.map(str::to_owned).or(own).unwrap_or_else(|| "SIGTERM".to_owned());
+    let number = signal::number(&name).ok_or_else(|| invalid_signal(&name))?;
+    Ok((name, number))
 }
 
 fn invalid_signal(text: &str) -> Failure {
