@@ -80,8 +80,8 @@ fn exec() {
     let mut times = Vec::new();
     for round in 1..=EXECS {
         times.push(vch.timed(&["exec", "one", "true"]));
-        if round % 100 == 0 {
-            eprintln!("exec: {round} of {EXECS}");
+        if round % SAMPLE == 0 {
+            eprintln!("exec: {round} of {EXECS}, the last {SAMPLE} {:.4} s", percentile(&times[round - SAMPLE..], 50));
         }
     }
     let (first, last) = (percentile(&times[..SAMPLE], 50), percentile(&times[EXECS - SAMPLE..], 50));

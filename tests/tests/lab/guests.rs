@@ -213,6 +213,11 @@ fn docker_speaks_with_guests() {
     assert!(code == 127 && out.contains("OCI runtime exec failed") && out.contains("/no/such"), "{code} {out}");
     said(&lab, &["exec", "-d", "stays", "sh", "-c", "echo done >/tmp/done"]);
     until(&lab, "a detached process", &["exec", "stays", "cat", "/tmp/done"], |o| o.stdout == b"done\n");
+    // Only those that run: every exec of a client begins with a look at the container.
+    let execs = ["inspect", "--format", "{{len .ExecIDs}}", "stays"];
+    until(&lab, "no further process", &execs, |o| o.stdout == b"0\n");
+    said(&lab, &["exec", "-d", "stays", "sleep", "1000"]);
+    assert_eq!(said(&lab, &execs), "1");
     let top = said(&lab, &["top", "stays"]);
     assert!(top.starts_with("UID ") && top.contains("trap 'echo hup'") && top.contains("app"), "{top}");
     assert_eq!(said(&lab, &["top", "stays", "-o", "pid,comm"]).lines().next(), Some("PID                 COMMAND"));

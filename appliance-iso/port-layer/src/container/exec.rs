@@ -123,11 +123,12 @@ impl Execs {
         self.lock().get(id).map(|known| known.exec.clone())
     }
 
-    /// Those of a container.
+    /// Those of a container that have not ended.  The others can still be asked for by id, as with Docker; a client asks for the
+    /// container before each of its execs, and would be given all that there were.
     pub(crate) fn of(&self, container: &str) -> Vec<String> {
         let all = self.lock();
-        let mut ids: Vec<_> =
-            all.values().filter(|k| k.exec.container == container).map(|k| k.exec.id.clone()).collect();
+        let of = |k: &&Known| k.exec.container == container && !matches!(k.exec.state, ExecState::Ended { .. });
+        let mut ids: Vec<_> = all.values().filter(of).map(|k| k.exec.id.clone()).collect();
         ids.sort();
         ids
     }
