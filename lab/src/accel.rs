@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 
 use crate::error::{Error, Result};
+use crate::vm::MACHINE;
 
 /// How guests are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,7 +115,7 @@ async fn boots_with(accelerator: &str, patience: Duration) -> Result<bool> {
     let mut child = tokio::process::Command::new("qemu-system-x86_64")
         .args([
             "-machine",
-            &format!("pc,accel={accelerator}"),
+            &format!("{MACHINE},accel={accelerator}"),
             "-cpu",
             "max",
             "-m",

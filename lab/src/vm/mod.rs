@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use guest::Tclo;
-pub(crate) use qemu::RunFiles;
+pub(crate) use qemu::{MACHINE, RunFiles};
 pub(crate) use spec::{Cdrom, Controller, ControllerModel, Disk, Nic, NicModel, Serial, VmSpec};
 
 use crate::accel::Choice;

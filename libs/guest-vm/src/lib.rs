@@ -37,7 +37,7 @@ impl Guest {
         let at = |name: &str| folder.path().join(name).display().to_string();
         let started = Instant::now();
         let qemu = Command::new("qemu-system-x86_64")
-            .args(["-M", "pc,accel=tcg", "-m", "512", "-nographic", "-vga", "none", "-monitor", "none", "-no-reboot"])
+            .args(["-M", "q35,accel=tcg", "-m", "512", "-nographic", "-vga", "none", "-monitor", "none", "-no-reboot"])
             // As the lab does; like any CPU that ESXi runs on, it has RDRAND.
             .args(["-cpu", "max,erms=off"])
             .args(["-cdrom", &iso.display().to_string(), "-boot", "d"])
