@@ -61,19 +61,12 @@ impl<S: System, K: Keys, L: Links> Guest<S, K, L> {
         requests: &mut mpsc::UnboundedReceiver<HostRequest>,
     ) -> End {
         let mut run = Run::new(&container.id);
-        self.tell(&run).await;
         let mut end = End::PowerOff;
         let place = self.place(container);
-        let (main, mains) = watch::channel(None);
         let (over, is_over) = watch::channel(false);
         let (stops, mut asked) = mpsc::unbounded_channel();
         let mut channel = None;
-        let prepared = self.prepare(container).await;
-        if prepared.is_ok() {
-            let container = Arc::new(container.clone());
-            let service = Service::new(Arc::clone(&container), place.clone(), mains, stops.clone());
-            channel = Some(tokio::spawn(control::keep(container, service, is_over)));
-        }
+        let (_, prepared) = tokio::join!(self.tell(&run), self.prepare(container));
         match prepared.and_then(|()| process::start(&container.process, &place)) {
             Err(NoProcess { code, error }) => {
                 log::error!("{error}");
@@ -92,8 +85,11 @@ impl<S: System, K: Keys, L: Links> Guest<S, K, L> {
                 let started_ns = run.started_ns.unwrap_or_default();
                 let process = MainProcess::new(pid, started_ns, feed, &mut streams, container.process.stdin_once);
                 let process = Arc::new(process);
-                main.send_replace(Some(Arc::clone(&process)));
                 self.tell(&run).await;
+                // Not before: its handshake is much work, and who has started the container waits for this word.
+                let shared = Arc::new(container.clone());
+                let service = Service::new(Arc::clone(&shared), place, Arc::clone(&process), stops);
+                channel = Some(tokio::spawn(control::keep(shared, service, is_over)));
                 let ending = tokio::select! {
                     ending = &mut ended => ending.ok(),
                     // A channel that has closed asks for nothing.

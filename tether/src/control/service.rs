@@ -12,7 +12,7 @@ use tether_proto::{
     },
     signal,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
@@ -34,7 +34,7 @@ pub(crate) struct StopRequest {
 pub(crate) struct Service {
     container: Arc<Container>,
     place: Place,
-    main: watch::Receiver<Option<Arc<MainProcess>>>,
+    main: Arc<MainProcess>,
     execs: Execs,
     stops: mpsc::UnboundedSender<StopRequest>,
 }
@@ -42,30 +42,23 @@ pub(crate) struct Service {
 type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Service {
-    /// Calls about `container`, whose process comes by `main`; who asks it to stop is heard at `stops`.
+    /// Calls about `container` and its process; who asks it to stop is heard at `stops`.
     pub(crate) fn new(
         container: Arc<Container>,
         place: Place,
-        main: watch::Receiver<Option<Arc<MainProcess>>>,
+        main: Arc<MainProcess>,
         stops: mpsc::UnboundedSender<StopRequest>,
     ) -> Self {
         Self { container, place, main, execs: Execs::default(), stops }
     }
 
-    /// The process once it runs.
-    async fn main(&self) -> Result<Arc<MainProcess>, Status> {
-        let mut main = self.main.clone();
-        let found = main.wait_for(Option::is_some).await.ok().and_then(|main| main.clone());
-        found.ok_or_else(|| Status::failed_precondition("the container's process has not started"))
-    }
-
-    /// The process if it runs.
-    fn main_now(&self) -> Result<Arc<MainProcess>, Status> {
-        self.main
-            .borrow()
-            .clone()
-            .filter(|main| main.runs())
-            .ok_or_else(|| Status::failed_precondition("the container's process does not run"))
+    /// The process if it still runs.
+    fn running(&self) -> Result<&MainProcess, Status> {
+        if self.main.runs() {
+            Ok(&self.main)
+        } else {
+            Err(Status::failed_precondition("the container's process does not run"))
+        }
     }
 }
 
@@ -85,7 +78,7 @@ impl Control for Service {
             Some(attach_request::What::Start(start)) => start,
             _ => return Err(Status::invalid_argument("the first request is not `start`")),
         };
-        let main = self.main().await?;
+        let main = Arc::clone(&self.main);
         let after = if start.from_now { main.feed.last_ns() } else { start.after_ns };
         if start.stdin {
             let main = Arc::clone(&main);
@@ -133,7 +126,7 @@ impl Control for Service {
             Some(exec_request::What::Start(start)) => start,
             _ => return Err(Status::invalid_argument("the first request is not `start`")),
         };
-        self.main_now()?;
+        self.running()?;
         let running = self.execs.start(start, &self.place);
         let mut input = running.input;
         tokio::spawn(async move {
@@ -158,7 +151,7 @@ impl Control for Service {
         let ResizeRequest { exec_id, width, height } = request.into_inner();
         let none = || Status::failed_precondition("it has no terminal");
         if exec_id.is_empty() {
-            let main = self.main_now()?;
+            let main = self.running()?;
             let terminal: &File = main.terminal.as_ref().ok_or_else(none)?;
             set_size(terminal, width, height);
         } else {
@@ -170,7 +163,7 @@ impl Control for Service {
     async fn signal(&self, request: Request<SignalRequest>) -> Result<Response<SignalReply>, Status> {
         let text = request.into_inner().signal;
         let number = signal::number(&text).ok_or_else(|| invalid(&text))?;
-        send(self.main_now()?.pid, number);
+        send(self.running()?.pid, number);
         Ok(Response::new(SignalReply {}))
     }
 
@@ -188,7 +181,7 @@ impl Control for Service {
             "" => None,
             text => Some(signal::number(text).ok_or_else(|| invalid(text))?),
         };
-        self.main_now()?;
+        self.running()?;
         let _ = self.stops.send(StopRequest { signal, seconds });
         Ok(Response::new(StopReply {}))
     }
