@@ -5,16 +5,19 @@
 //!   which has its spare disk, and right after another pull; an image on one disk, and one whose base has a disk of its own.
 //! * vSphere calls: an image against the same one without its empty layers, and against its three large layers alone; with what
 //!   is done after the pull for the next one.
-//! * Without latencies: against a real dockerd.  It runs on this machine itself, the endpoint VM in an emulator or a hypervisor;
-//!   the image store on this machine itself is measured in `appliance-iso/image/benches`.
+//! * Without latencies: against a real dockerd in a VM like the endpoint VM, a container of the VCH, with the same CPU, memory,
+//!   network and kind of disk.  The image store on this machine itself is measured in `appliance-iso/image/benches`, and against
+//!   a dockerd on this machine itself.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a bench says how it fails by panicking")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "stdout is the figure, stderr the progress")]
 
+use std::collections::BTreeSet;
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use docker_oracle::Daemon;
 use image_store::Digest;
 use registry_server::sample::{LARGE_BASE, Layer, SMALL_BASE, ten_layers, without_empty};
+use registry_server::tarball::{Tarball, busybox, gzip};
 use vic_tests::block_on;
 use vic_tests::lab::text;
 use vic_tests::suite::NAME;
@@ -22,6 +25,8 @@ use vic_tests::vch::{REGISTRY, Vch};
 use vim25::types::AnyVirtualDevice;
 
 const ROUNDS: usize = 5;
+/// Of those against dockerd.
+const AGAINST: u32 = 3;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Seconds.
 const BEYOND: f64 = 4.0;
@@ -139,6 +144,83 @@ fn seen(rule: &str) -> i64 {
     serde_json::from_str::<serde_json::Value>(rule).unwrap()["seen"].as_i64().unwrap()
 }
 
+/// Where a dockerd in a container of the VCH listens.
+const NEIGHBOUR: &str = "192.168.120.20";
+/// What it is given: what the endpoint VM has.
+const AS_THE_ENDPOINT: [&str; 4] = ["-m", "2g", "--cpus", "1"];
+
+/// A root with this machine's dockerd, and the module of overlayfs for the container's kernel, as a layer.
+fn dockerd() -> Vec<u8> {
+    let programs = ["/usr/sbin/dockerd", "/usr/bin/containerd", "/usr/sbin/runc"];
+    let ldd = Command::new("ldd").args(programs).output().unwrap();
+    let said = text(&ldd);
+    // `libc.so.6 => /lib/.../libc.so.6 (0x...)`, and the loader alone.
+    let libraries: BTreeSet<_> = said.split_whitespace().filter(|word| word.starts_with("/lib")).collect();
+    let overlay = std::env::var_os("VIC_OVERLAY_KO").expect("./scripts/bench pull sets VIC_OVERLAY_KO");
+    let mut tarball = Tarball::new().file("lib/overlay.ko", &std::fs::read(overlay).unwrap());
+    for path in programs.into_iter().chain(libraries) {
+        let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{path}: {e}"));
+        tarball = tarball.entry(tar::EntryType::Regular, &path[1..], "", &bytes, 0o755);
+    }
+    tarball.bytes()
+}
+
+/// Starts a dockerd in a container of the VCH, which is a VM of its own.
+fn start_neighbour(vch: &Vch) {
+    let (root, layer) = (busybox(), dockerd());
+    block_on(vch.served.push("dockerd:1", &[(gzip(&root), &root[..]), (gzip(&layer), &layer[..])]));
+    let image = format!("{REGISTRY}/dockerd:1");
+    vch.docker(&["pull", "-q", &image]);
+    let script = format!(
+        "until ip link set eth1 up 2>/dev/null; do sleep 0.1; done; ip addr add {NEIGHBOUR}/24 dev eth1; \
+         mount -t cgroup2 cgroup2 /sys/fs/cgroup; insmod /lib/overlay.ko; \
+         exec dockerd --storage-driver overlay2 --bridge none --iptables=false --ip6tables=false \
+         --host tcp://{NEIGHBOUR}:2375 --tls=false --insecure-registry {REGISTRY}"
+    );
+    let run = ["run", "-d", "--name", "neighbour", "-e", "PATH=/usr/sbin:/usr/bin:/bin"];
+    vch.docker(&[&run[..], &AS_THE_ENDPOINT, &[&image, "sh", "-c", &script]].concat());
+    block_on(vch.lab.plug_nic("neighbour-"));
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let asked = neighbour(vch, &["version"]);
+        if asked.status.success() {
+            break;
+        }
+        assert!(
+            Instant::now() < end,
+            "dockerd does not answer: {}; {}",
+            text(&asked),
+            vch.docker(&["logs", "neighbour"])
+        );
+    }
+}
+
+/// The docker client against that dockerd.
+fn neighbour(vch: &Vch, args: &[&str]) -> Output {
+    let host = format!("tcp://{NEIGHBOUR}:2375");
+    vch.lab.run(&[&["exec", "--", "docker", "--host", &host][..], args].concat())
+}
+
+/// Seconds of pulls here and there.  Each round has an image of its own: the dockerd removes none, for a file system that has just
+/// lost many files makes new ones slowly.
+fn against_dockerd(vch: &Vch) -> (f64, f64) {
+    start_neighbour(vch);
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for round in 1..=AGAINST {
+        let name = format!("round{round}");
+        push(vch, &name, &ten_layers(SMALL_BASE + round));
+        let start = Instant::now();
+        let output = neighbour(vch, &["pull", "-q", &format!("{REGISTRY}/{name}:1")]);
+        theirs.push(start.elapsed().as_secs_f64());
+        assert!(output.status.success(), "{}", text(&output));
+        rest(vch);
+        ours.push(pull(vch, &name));
+        let last = ours.len() - 1;
+        eprintln!("pull: round {round} of {AGAINST}: {:.2} s, dockerd {:.2} s", ours[last], theirs[last]);
+    }
+    (median(&mut ours), median(&mut theirs))
+}
+
 fn main() {
     let vch = Vch::up();
     let ten = ten_layers(SMALL_BASE);
@@ -181,25 +263,14 @@ fn main() {
         seven - three
     );
 
-    if let Some(daemon) = Daemon::start() {
-        let theirs = format!("{}/ten:1", vch.served.address);
-        let (mut pulls, mut dockerds) = (Vec::new(), Vec::new());
-        for round in 1..=ROUNDS {
-            dockerds.push(daemon.timed(&["pull", "-q", &theirs]));
-            daemon.timed(&["rmi", &theirs]);
-            rest(&vch);
-            pulls.push(pull(&vch, "ten"));
-            eprintln!(
-                "pull: round {round} of {ROUNDS}: {:.2} s, dockerd {:.2} s",
-                pulls[round - 1],
-                dockerds[round - 1]
-            );
-        }
-        let (ours, theirs) = (median(&mut pulls), median(&mut dockerds));
+    if Command::new("dockerd").arg("--version").output().is_err() {
+        println!("skipped: pull dockerd ratio: dockerd is not installed");
+    } else {
+        let (ours, theirs) = against_dockerd(&vch);
         let status = vch.lab.run(&["status", "--output", "json"]);
         let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
         println!(
-            "pull dockerd ratio {:.2} (ours {ours:.2} s in a VM with accelerator {}, dockerd {theirs:.2} s on the machine itself)",
+            "pull dockerd ratio {:.2} (ours {ours:.2} s, dockerd with overlay2 {theirs:.2} s, each in a VM with accelerator {})",
             ours / theirs,
             status["accelerator"].as_str().unwrap_or("?")
         );

@@ -4,6 +4,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 
+use vim25::Session;
+use vim25::property::Object;
+use vim25::types::{
+    AnyVirtualDevice, VirtualDevice, VirtualDeviceConfigSpec, VirtualDeviceConfigSpecOperation,
+    VirtualDeviceDeviceBackingInfo, VirtualEthernetCard, VirtualEthernetCardNetworkBackingInfo,
+    VirtualMachineConfigSpec, VirtualVmxnet, VirtualVmxnet3, methods,
+};
+
 use crate::{Place, Stage, program};
 
 /// A lab that runs; it is taken down with this value.
@@ -118,6 +126,38 @@ impl Lab {
         self.command(&all)
     }
 
+    /// Gives the running VM whose name begins so another NIC, on `VM Network`; returns its device key.
+    pub async fn plug_nic(&self, vm: &str) -> i32 {
+        let session = self.stage.session().await;
+        let root = session.content().root_folder.clone();
+        let network = "VM Network".to_owned();
+        let networks = session.contained(&root, "Network", true, &["name"]).await.unwrap();
+        let found = networks.into_iter().find(|o| o.require::<String>("name").unwrap() == network).unwrap();
+        let backing = VirtualEthernetCardNetworkBackingInfo {
+            base: VirtualDeviceDeviceBackingInfo { device_name: network, ..Default::default() },
+            network: Some(found.reference),
+            ..Default::default()
+        };
+        let device = VirtualDevice { key: -1, backing: Some(backing.into()), ..Default::default() };
+        let card = VirtualEthernetCard { base: device, address_type: Some("generated".into()), ..Default::default() };
+        let card = VirtualVmxnet3 { base: VirtualVmxnet { base: card }, ..Default::default() };
+        let before = nics(&session, vm).await.1;
+        change(&session, vm, VirtualDeviceConfigSpecOperation::Add, card.into()).await;
+        let key = |device: &AnyVirtualDevice| device.key;
+        let after = nics(&session, vm).await.1;
+        session.logout().await.unwrap();
+        after.iter().map(key).find(|k| !before.iter().map(key).any(|b| b == *k)).unwrap()
+    }
+
+    /// Takes it away again.
+    pub async fn unplug_nic(&self, vm: &str, key: i32) {
+        let session = self.stage.session().await;
+        let device = nics(&session, vm).await.1.into_iter().find(|d| d.key == key).unwrap();
+        change(&session, vm, VirtualDeviceConfigSpecOperation::Remove, device).await;
+        assert!(!nics(&session, vm).await.1.iter().any(|d| d.key == key));
+        session.logout().await.unwrap();
+    }
+
     /// The lab's own folder.
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -134,6 +174,23 @@ impl Lab {
         let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
         libc::pid_t::try_from(status["pid"].as_i64().unwrap()).unwrap()
     }
+}
+
+/// A VM and its NICs.
+async fn nics(session: &Session, vm: &str) -> (Object, Vec<AnyVirtualDevice>) {
+    let root = session.content().root_folder.clone();
+    let vms = session.contained(&root, "VirtualMachine", true, &["name", "config.hardware.device"]).await.unwrap();
+    let vm = vms.into_iter().find(|o| o.require::<String>("name").unwrap().starts_with(vm)).unwrap();
+    let devices: Vec<AnyVirtualDevice> = vm.all("config.hardware.device").unwrap();
+    let is_nic = |device: &AnyVirtualDevice| matches!(device, AnyVirtualDevice::VirtualVmxnet3(_));
+    (vm, devices.into_iter().filter(is_nic).collect())
+}
+
+async fn change(session: &Session, vm: &str, operation: VirtualDeviceConfigSpecOperation, device: AnyVirtualDevice) {
+    let this = nics(session, vm).await.0.reference;
+    let change = VirtualDeviceConfigSpec { operation: Some(operation), device, ..Default::default() };
+    let spec = VirtualMachineConfigSpec { device_change: vec![change], ..Default::default() };
+    session.run(&methods::ReconfigVMTask { this, spec }).await.unwrap();
 }
 
 impl Drop for Lab {

@@ -11,10 +11,7 @@ use vic_tests::block_on;
 use vic_tests::lab::{ADDRESS, Lab, text};
 use vic_tests::suite::NAME;
 use vim25::property::Object;
-use vim25::types::{
-    AnyVirtualDevice, ManagedObjectReference, VirtualDeviceConfigSpec, VirtualDeviceConfigSpecOperation,
-    VirtualMachineConfigSpec, methods,
-};
+use vim25::types::{ManagedObjectReference, methods};
 
 use crate::containers::{refused, said};
 use crate::images::{REGISTRY, inside};
@@ -78,34 +75,6 @@ pub(crate) fn busybox_vch(lab: &Lab) -> String {
     said(lab, &["pull", &format!("{REGISTRY}/busybox:1")]);
     said(lab, &["tag", &format!("{REGISTRY}/busybox:1"), "busybox"]);
     endpoint
-}
-
-/// The NICs of a container's VM, and what changes them while it runs: one more like the first, or one less.
-async fn nics(lab: &Lab, container: &str, change: Option<VirtualDeviceConfigSpecOperation>) -> usize {
-    let session = lab.stage.session().await;
-    let root = session.content().root_folder.clone();
-    let vms = session.contained(&root, "VirtualMachine", true, &["name", "config.hardware.device"]).await.unwrap();
-    let named = |vm: &Object| vm.require::<String>("name").unwrap().starts_with(&format!("{container}-"));
-    let vm = vms.into_iter().find(named).unwrap();
-    let devices: Vec<AnyVirtualDevice> = vm.all("config.hardware.device").unwrap();
-    let is_nic = |device: &AnyVirtualDevice| matches!(device, AnyVirtualDevice::VirtualVmxnet3(_));
-    let mut nics: Vec<_> = devices.into_iter().filter(is_nic).collect();
-    let count = nics.len();
-    if let Some(operation) = change {
-        let mut device = nics.pop().unwrap();
-        if let (VirtualDeviceConfigSpecOperation::Add, AnyVirtualDevice::VirtualVmxnet3(nic)) =
-            (&operation, &mut device)
-        {
-            let card = &mut nic.base.base;
-            (card.base.key, card.base.unit_number) = (-1, None);
-            (card.mac_address, card.address_type) = (None, Some("generated".into()));
-        }
-        let change = VirtualDeviceConfigSpec { operation: Some(operation), device, ..Default::default() };
-        let spec = VirtualMachineConfigSpec { device_change: vec![change], ..Default::default() };
-        session.run(&methods::ReconfigVMTask { this: vm.reference, spec }).await.unwrap();
-    }
-    session.logout().await.unwrap();
-    count
 }
 
 /// Presses the reset button of a VM.
@@ -256,13 +225,11 @@ fn docker_speaks_with_guests() {
 
     // A network card comes and goes while the guest runs.
     let cards = ["exec", "stays", "ls", "/sys/class/net"];
-    block_on(nics(&lab, "stays", Some(VirtualDeviceConfigSpecOperation::Add)));
-    until(&lab, "another card", &cards, |o| {
-        o.stdout.split(|b| *b == b'\n').filter(|l| l.starts_with(b"eth")).count() == 2
-    });
-    assert_eq!(block_on(nics(&lab, "stays", Some(VirtualDeviceConfigSpecOperation::Remove))), 2);
+    let card = block_on(lab.plug_nic("stays-"));
+    let both = |o: &Output| o.stdout.split(|b| *b == b'\n').filter(|line| line.starts_with(b"eth")).count() == 2;
+    until(&lab, "another card", &cards, both);
+    block_on(lab.unplug_nic("stays-", card));
     assert_eq!(said(&lab, &cards), "eth0\nlo");
-    assert_eq!(block_on(nics(&lab, "stays", None)), 1);
 
     // Attached: what it says from now on.
     let attach = lab
