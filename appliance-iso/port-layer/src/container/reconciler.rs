@@ -22,6 +22,9 @@ use super::vm::{folder_of, name_of_admin};
 use crate::Site;
 use crate::site::value;
 
+/// Where a VM's records are.
+const EXTRA_CONFIG: &str = "config.extraConfig";
+
 /// The task that keeps the cache; it ends with this value.
 #[derive(Debug)]
 pub struct Reconciler {
@@ -46,8 +49,7 @@ impl Reconciler {
     /// # Errors
     /// Those of vSphere.
     pub async fn start(site: &Site, history: &History) -> Result<Self> {
-        let wanted =
-            paths("VirtualMachine", &["name", "config.files.vmPathName", "runtime.powerState", "config.extraConfig"]);
+        let wanted = paths("VirtualMachine", &["name", "config.files.vmPathName", "runtime.powerState", EXTRA_CONFIG]);
         let vms = step("vms", "ResourcePool", "vm", &[]);
         let mut seen = site.session.watcher().watch(reachable(site.pool.clone(), vec![wanted], vec![vms])).await?;
         let before = history.seen();
@@ -137,7 +139,7 @@ enum Found {
 fn observe(table: &mut Table, objects: &[Object], vch: &str) -> Vec<(Record, Change)> {
     let (mut containers, mut half_made) = (Vec::new(), BTreeMap::new());
     for object in objects {
-        match find(object, vch) {
+        match find(object, vch).or_else(|| unread(object, table)) {
             Some(Found::Container(container)) => containers.push(*container),
             Some(Found::HalfMade(id)) => {
                 half_made.insert(object.reference.value.clone(), id);
@@ -149,9 +151,21 @@ fn observe(table: &mut Table, objects: &[Object], vch: &str) -> Vec<(Record, Cha
     table.observe_all(containers)
 }
 
+/// What a VM was when it could be read, while it cannot: vSphere leaves the configuration unset of one whose files it does not reach.
+fn unread(object: &Object, table: &Table) -> Option<Found> {
+    if object.properties.contains_key(EXTRA_CONFIG) {
+        return None;
+    }
+    let vm = &object.reference.value;
+    if let Some(id) = table.half_made().get(vm) {
+        return Some(Found::HalfMade(id.clone()));
+    }
+    table.iter().find(|container| container.vm == *vm).map(|known| Found::Container(Box::new(known.clone())))
+}
+
 /// Reads a container of the VCH from its VM; none when it is none.
 fn find(object: &Object, vch: &str) -> Option<Found> {
-    let options = object.all("config.extraConfig").ok()?;
+    let options = object.all(EXTRA_CONFIG).ok()?;
     let record = Record::from_text(&value(&options, KEY_RECORD)?).ok().filter(|record| record.vch == vch)?;
     let Some(guest) = value(&options, KEY_CONTAINER) else { return Some(Found::HalfMade(record.id)) };
     // A newer version's is not read, and the container is there all the same.
@@ -172,4 +186,56 @@ fn find(object: &Object, vch: &str) -> Option<Found> {
     let named = object.get("name").ok().flatten().and_then(|name: String| name_of_admin(&name, &record));
     let container = Container { vm, files, named, record, power, run, mac, policy, restarts, removing: false };
     Some(Found::Container(Box::new(container)))
+}
+
+#[cfg(test)]
+mod tests {
+    use vim25::types::{AnyValue, ManagedObjectReference, OptionValue};
+
+    use super::*;
+
+    /// A VM with these keys; none when its configuration cannot be read.
+    fn vm(keys: Option<&[(&str, String)]>) -> Object {
+        let reference = ManagedObjectReference::new("VirtualMachine", "vm-1");
+        let mut properties =
+            BTreeMap::from([("runtime.powerState".to_owned(), AnyValue::of(&VirtualMachinePowerState::PoweredOn))]);
+        if let Some(keys) = keys {
+            let option =
+                |(key, text): &(&str, String)| OptionValue { key: (*key).into(), value: Some(AnyValue::of(text)) };
+            let options: Vec<_> = keys.iter().map(option).collect();
+            properties.insert(EXTRA_CONFIG.into(), AnyValue::of_all("OptionValue", &options));
+        }
+        Object { reference, properties }
+    }
+
+    #[test]
+    fn a_container_stays_while_its_configuration_cannot_be_read() {
+        let record = Record {
+            schema: 1,
+            id: "c1".into(),
+            name: "one".into(),
+            vch: "vch".into(),
+            created_ns: 1,
+            image: "busybox".into(),
+            image_id: "sha256:1".into(),
+            disk: String::new(),
+            config: "{}".into(),
+            host_config: "{}".into(),
+        };
+        let half_made = [(KEY_RECORD, record.to_text())];
+        let made = [(KEY_RECORD, record.to_text()), (KEY_CONTAINER, Guest::default().to_text())];
+        let mut table = Table::default();
+        // Of a VM that was never read nothing is known.
+        assert_eq!(observe(&mut table, &[vm(None)], "vch"), []);
+        observe(&mut table, &[vm(Some(&half_made))], "vch");
+        observe(&mut table, &[vm(None)], "vch");
+        assert_eq!(table.half_made().values().collect::<Vec<_>>(), ["c1"]);
+        assert_eq!(observe(&mut table, &[vm(Some(&made))], "vch"), [(record.clone(), Change::Create)]);
+        assert_eq!(observe(&mut table, &[vm(None)], "vch"), []);
+        assert!(table.find("one").is_ok());
+        // One that can be read and has no record is none.
+        assert_eq!(observe(&mut table, &[vm(Some(&[]))], "vch"), [(record.clone(), Change::Destroy)]);
+        observe(&mut table, &[vm(Some(&made))], "vch");
+        assert_eq!(observe(&mut table, &[], "vch"), [(record, Change::Destroy)]);
+    }
 }

@@ -284,8 +284,9 @@ impl Site {
             Ok(facts) => facts.all("config.extraConfig")?,
             Err(e) => return gone(Err(e)),
         };
-        // What was seen of it may have been old.
-        if value(&options, KEY_CONTAINER).is_some() { Ok(()) } else { self.destroy(vm, None).await }
+        // What was seen of it may have been old, or cannot be read now: then nobody knows what it is.
+        let half_made = value(&options, KEY_RECORD).is_some() && value(&options, KEY_CONTAINER).is_none();
+        if half_made { self.destroy(vm, None).await } else { Ok(()) }
     }
 
     /// Removes the VM with its files, whatever it does; its image stays.  When somebody has just switched it on, it is tried
