@@ -139,18 +139,7 @@ mod tests {
     use super::*;
 
     fn record(id: usize) -> Record {
-        Record {
-            schema: 1,
-            id: id.to_string(),
-            name: "n".into(),
-            vch: "v".into(),
-            created_ns: 1,
-            image: "busybox".into(),
-            image_id: "sha256:1".into(),
-            disk: String::new(),
-            config: "{}".into(),
-            host_config: "{}".into(),
-        }
+        Record::sample(&id.to_string(), "n")
     }
 
     #[test]

@@ -210,32 +210,21 @@ mod tests {
 
     #[test]
     fn a_container_stays_while_its_configuration_cannot_be_read() {
-        let record = Record {
-            schema: 1,
-            id: "c1".into(),
-            name: "one".into(),
-            vch: "vch".into(),
-            created_ns: 1,
-            image: "busybox".into(),
-            image_id: "sha256:1".into(),
-            disk: String::new(),
-            config: "{}".into(),
-            host_config: "{}".into(),
-        };
+        let record = Record::sample("c1", "one");
         let half_made = [(KEY_RECORD, record.to_text())];
         let made = [(KEY_RECORD, record.to_text()), (KEY_CONTAINER, Guest::default().to_text())];
         let mut table = Table::default();
         // Of a VM that was never read nothing is known.
-        assert_eq!(observe(&mut table, &[vm(None)], "vch"), []);
-        observe(&mut table, &[vm(Some(&half_made))], "vch");
-        observe(&mut table, &[vm(None)], "vch");
+        assert_eq!(observe(&mut table, &[vm(None)], "v"), []);
+        observe(&mut table, &[vm(Some(&half_made))], "v");
+        observe(&mut table, &[vm(None)], "v");
         assert_eq!(table.half_made().values().collect::<Vec<_>>(), ["c1"]);
-        assert_eq!(observe(&mut table, &[vm(Some(&made))], "vch"), [(record.clone(), Change::Create)]);
-        assert_eq!(observe(&mut table, &[vm(None)], "vch"), []);
+        assert_eq!(observe(&mut table, &[vm(Some(&made))], "v"), [(record.clone(), Change::Create)]);
+        assert_eq!(observe(&mut table, &[vm(None)], "v"), []);
         assert!(table.find("one").is_ok());
         // One that can be read and has no record is none.
-        assert_eq!(observe(&mut table, &[vm(Some(&[]))], "vch"), [(record.clone(), Change::Destroy)]);
-        observe(&mut table, &[vm(Some(&made))], "vch");
-        assert_eq!(observe(&mut table, &[], "vch"), [(record, Change::Destroy)]);
+        assert_eq!(observe(&mut table, &[vm(Some(&[]))], "v"), [(record.clone(), Change::Destroy)]);
+        observe(&mut table, &[vm(Some(&made))], "v");
+        assert_eq!(observe(&mut table, &[], "v"), [(record, Change::Destroy)]);
     }
 }

@@ -70,6 +70,25 @@ impl Record {
     }
 }
 
+#[cfg(test)]
+impl Record {
+    /// For tests: a container of the VCH `v`.
+    pub(super) fn sample(id: &str, name: &str) -> Self {
+        Self {
+            schema: 1,
+            id: id.into(),
+            name: name.into(),
+            vch: "v".into(),
+            created_ns: 1,
+            image: "busybox".into(),
+            image_id: "sha256:1".into(),
+            disk: String::new(),
+            config: "{}".into(),
+            host_config: "{}".into(),
+        }
+    }
+}
+
 impl Document for Record {
     const NAME: &'static str = "the container's record (vic.container)";
     fn schema(&self) -> u32 {

@@ -295,18 +295,7 @@ mod tests {
     use super::*;
 
     fn container(id: &str, name: &str, power: Power, run: Option<(u64, State)>) -> Container {
-        let record = Record {
-            schema: 1,
-            id: id.into(),
-            name: name.into(),
-            vch: "v".into(),
-            created_ns: 1,
-            image: "busybox".into(),
-            image_id: "sha256:1".into(),
-            disk: String::new(),
-            config: "{}".into(),
-            host_config: "{}".into(),
-        };
+        let record = Record::sample(id, name);
         let run = run.map(|(at, state)| Run { state, started_ns: Some(at), ..Run::new(id) });
         Container {
             vm: format!("vm-{id}"),
