@@ -302,17 +302,22 @@ async fn make_vch(admin: &Session, lab: &Lab) -> (VchConfig, ManagedObjectRefere
 }
 
 /// What is told of containers, from now on.
-pub(crate) struct Told(broadcast::Receiver<Arc<Event>>);
+pub(crate) struct Told {
+    history: History,
+    events: broadcast::Receiver<Arc<Event>>,
+}
 
 impl Told {
     pub(crate) fn listen(history: &History) -> Self {
-        Self(history.listen().1)
+        Self { history: history.clone(), events: history.listen().1 }
     }
 
     /// Starts and ends of every container alternate between its create and its destroy, which is the last that it does.
     pub(crate) fn check(&mut self) {
         let mut stories: BTreeMap<String, Vec<Change>> = BTreeMap::new();
-        while let Ok(event) = self.0.try_recv() {
+        // What is seen in the table may be about to be told: who looks at the history waits for that.
+        let _ = self.history.listen();
+        while let Ok(event) = self.events.try_recv() {
             if let Subject::Container { record, change } = &event.subject {
                 stories.entry(record.id.clone()).or_default().push(change.clone());
             }
