@@ -153,7 +153,7 @@ fn a_container_is_a_vm() {
         let new = |record, guest| New { record, guest, image: &disk, memory_mib: 256, cpus: 1 };
         let talker = site.create(new(&record, &guest)).await.unwrap();
         until(reconciler, "created", |t| phase(t, "talker") == Some(Phase::Created { failed: None })).await;
-        site.start(&talker, None).await.unwrap();
+        site.start(&talker).await.unwrap();
         let exited = Some(Phase::Exited { code: 3, out_of_memory: false });
         until(reconciler, "exited", |t| phase(t, "talker") == exited).await;
 
@@ -176,14 +176,14 @@ fn a_container_is_a_vm() {
         // One that stays, is started when it runs, is stopped by the guest's own end, and is gone by force.
         let (record, guest) = documents(&config.id, "b", "waiter", "wait");
         let waiter = site.create(new(&record, &guest)).await.unwrap();
-        site.start(&waiter, None).await.unwrap();
+        site.start(&waiter).await.unwrap();
         until(reconciler, "running", |t| phase(t, "waiter") == Some(Phase::Running)).await;
-        site.start(&waiter, None).await.unwrap();
+        site.start(&waiter).await.unwrap();
         site.shut_down(&waiter).await.unwrap();
         let stopped = Some(Phase::Exited { code: 143, out_of_memory: false });
         until(reconciler, "stopped", |t| phase(t, "waiter") == stopped).await;
         site.power_off(&waiter).await.unwrap();
-        site.start(&waiter, None).await.unwrap();
+        site.start(&waiter).await.unwrap();
         until(reconciler, "running again", |t| phase(t, "waiter") == Some(Phase::Running)).await;
 
         // An admin powers it off in vSphere.

@@ -6,6 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use port_layer::container::phase::Power;
+use port_layer::container::table::Container;
 use port_layer::{Failure, Outcome};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence, TestCaseError, TestRunner};
@@ -188,6 +190,46 @@ fn what_was_found_once_does_not_come_back() {
         let script = Script { first: vec![first], clients };
         runtime.block_on(play(&stage, &script, &Trace::default()));
     }
+}
+
+#[test]
+fn a_kill_whose_word_a_restart_overwrites_returns() {
+    runtime().block_on(async {
+        let stage = Stage::up().await;
+        let engine = &stage.engine;
+        for (name, ending) in [("one", ENDINGS[2]), ("two", ENDINGS[0])] {
+            stage.create(name, PROCESSES[0], ending).await.unwrap();
+        }
+        engine.start_container("one").await.unwrap();
+        let until = async |what: &str, so: &dyn Fn() -> bool| {
+            let seen = async {
+                while !so() {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            in_time(what, seen).await;
+        };
+        // The kill, which sees the container run, is long in writing that it was stopped.
+        stage.faults(&["add", "--method", "ReconfigVM_Task", "--times", "1", "--delay", "2000"]);
+        let kill = in_time("kill", engine.kill_container("one", "KILL"));
+        let restart = async {
+            until("the kill's call", &|| stage.faults(&["list"]).contains(r#""seen":1"#)).await;
+            in_time("restart", engine.restart_container("one", None, Some(Duration::ZERO))).await
+        };
+        // The restart writes next; before both, the engine goes blind for longer than that.
+        let blind = async {
+            let is_off = |c: &Container| c.power == Power::Off;
+            until("its end", &|| engine.table().find("one").is_ok_and(is_off)).await;
+            stage.faults(&["add", "--method", "WaitForUpdatesEx", "--times", "1", "--delay", "4000"]);
+            let this = ManagedObjectReference::new("VirtualMachine", &engine.table().find("two").unwrap().vm);
+            stage.admin.call(&methods::RenameTask { this, new_name: "no name of Docker's".into() }).await.unwrap();
+        };
+        let (killed, restarted, ()) = tokio::join!(kill, restart, blind);
+        killed.unwrap();
+        restarted.unwrap();
+        stage.faults(&["clear"]);
+        stage.clean_up().await;
+    });
 }
 
 #[test]

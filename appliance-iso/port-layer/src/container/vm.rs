@@ -207,15 +207,11 @@ impl Site {
         }
     }
 
-    /// Powers the VM on.  `restarts` is what is to be remembered from then on, if it changes; it is remembered first, for by it the
-    /// guest's word on the run before is told from the first of the new one's.
+    /// Powers the VM on.
     ///
     /// # Errors
     /// Those of vSphere; a VM that is on already is none.
-    pub async fn start(&self, vm: &ManagedObjectReference, restarts: Option<&Restarts>) -> Result<()> {
-        if let Some(restarts) = restarts {
-            self.remember(vm, restarts).await?;
-        }
+    pub async fn start(&self, vm: &ManagedObjectReference) -> Result<()> {
         is_so(self.change(&methods::PowerOnVMTask { this: vm.clone(), host: None }).await)
     }
 

@@ -21,6 +21,7 @@ use crate::container::logs::{self, LogLines, LogQuery};
 use crate::container::phase::{Phase, VANISHED};
 use crate::container::reconciler::{Reconciler, Watched};
 use crate::container::record::Record;
+use crate::container::restart::Restarts;
 use crate::container::table::{Change, Container, NotFound, Table};
 use crate::container::vm::{New, NotMade};
 use crate::control::{AuthorityError, Guests};
@@ -46,7 +47,7 @@ pub struct Engine {
     naming: Mutex<BTreeSet<String>>,
     /// Ids of containers that are being made: their VMs are half-made for a while.
     making: watch::Sender<BTreeSet<String>>,
-    locks: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    holds: Mutex<BTreeMap<String, Arc<Hold>>>,
     /// Containers whose removal has begun, and how many times: by force it may begin again.
     removing: Mutex<BTreeMap<String, u32>>,
 }
@@ -174,7 +175,7 @@ impl Engine {
             readers: Audience::default(),
             naming: Mutex::default(),
             making: watch::Sender::default(),
-            locks: Mutex::default(),
+            holds: Mutex::default(),
             removing: Mutex::default(),
         });
         tokio::spawn(keep::sweep(Arc::downgrade(&engine), engine.watched().clone()));
@@ -289,7 +290,7 @@ impl Engine {
             guests.execs.forget(id);
             guests.healths.forget(id);
         }
-        self.locks.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        self.holds.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 
     /// `docker rename`.
@@ -374,9 +375,13 @@ impl Engine {
         self.history.telling().tell(container.record.clone(), change);
     }
 
+    fn hold(&self, id: &str) -> Arc<Hold> {
+        let mut holds = self.holds.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(holds.entry(id.to_owned()).or_default())
+    }
+
     fn lock(&self, id: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(locks.entry(id.to_owned()).or_default())
+        Arc::clone(&self.hold(id).work)
     }
 
     fn admit(&self, id: &str, operation: Operation) -> Result<Outcome> {
@@ -388,6 +393,16 @@ impl Engine {
             Verdict::Refuse(refusal) => Err(Failure::Refused { name: container.record.name.clone(), refusal }),
         }
     }
+}
+
+/// What who works on a container has of it.
+#[derive(Debug, Default)]
+struct Hold {
+    /// The container's lock: one thing is done to it at a time.
+    work: Arc<tokio::sync::Mutex<()>>,
+    /// What was written last of its restarts, which need not be seen yet; none when nobody knows.  Its lock is taken for the moment
+    /// of the write alone: a kill writes, too, while another holds the container's.
+    restarts: tokio::sync::Mutex<Option<Restarts>>,
 }
 
 /// A name that is being given, for as long as this lives.

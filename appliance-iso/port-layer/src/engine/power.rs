@@ -57,10 +57,9 @@ impl Engine {
         self.off(id).await?;
         let before = self.table().find(id)?.clone();
         self.hang_up(id);
-        let restarts = Restarts { count, last: before.run.clone(), ..Restarts::default() };
-        let restarts = Some(&restarts).filter(|restarts| **restarts != before.restarts);
-        let started = self.site.start(&vm(&before), restarts).await;
-        started.map_err(|error| of(&before, error))?;
+        // First, for by it the guest's word on the run before is told from the first of the new one's.
+        self.note(&before, |_| Restarts { count, last: before.run.clone(), ..Restarts::default() }).await?;
+        self.site.start(&vm(&before)).await.map_err(|error| of(&before, error))?;
         // What the guest has said in this life.
         let word = |table: &Table| {
             let Ok(now) = table.find(id) else { return Some(None) };
@@ -119,17 +118,36 @@ impl Engine {
     /// Remembers that a client has stopped a container, so that its policy leaves it alone; before it is stopped, for this
     /// process may die in between.
     async fn mark_stopped(&self, container: &Container) -> Result<()> {
-        if container.policy == Policy::No || container.restarts.stopped {
+        if container.policy == Policy::No {
             return Ok(());
         }
-        let restarts = Restarts { stopped: true, ..container.restarts.clone() };
-        self.site.remember(&vm(container), &restarts).await.map_err(|error| of(container, error))?;
         let id = &container.record.id;
-        let seen = self.watched().until(|t| t.find(id).map_or(true, |c| c.restarts.stopped).then_some(()));
+        let shown = self.table().find(id)?.restarts.clone();
+        self.note(container, |written| Restarts { stopped: true, ..written }).await?;
+        // Or else somebody has started it since: then that is what will be shown.
+        let is_past = |c: &Container| c.restarts.stopped || c.restarts != shown;
+        let seen = self.watched().until(|t| t.find(id).map_or(true, is_past).then_some(()));
         match timeout(OFF, seen).await {
             Ok(seen) => Ok(seen?),
             Err(_) => Err(late(container, "is to be left alone by its restart policy, and vSphere does not show it")),
         }
+    }
+
+    /// Writes down something of a container's restarts, which `change` makes of what was written last.
+    async fn note(&self, container: &Container, change: impl FnOnce(Restarts) -> Restarts) -> Result<()> {
+        let hold = self.hold(&container.record.id);
+        let mut written = hold.restarts.lock().await;
+        // What is cut off or fails may have been done or not: then it is what vSphere shows.
+        let before = match written.take() {
+            Some(before) => before,
+            None => self.table().find(&container.record.id)?.restarts.clone(),
+        };
+        let now = change(before.clone());
+        if now != before {
+            self.site.remember(&vm(container), &now).await.map_err(|error| of(container, error))?;
+        }
+        *written = Some(now);
+        Ok(())
     }
 
     async fn end(&self, id: &str, signal: Option<&str>, limit: Option<Duration>) -> Result<Outcome> {
