@@ -192,8 +192,8 @@ fn a_container_is_a_vm() {
         until(reconciler, "powered off by an admin", |t| phase(t, "waiter") == killed).await;
 
         for vm in [&talker, &waiter] {
-            site.destroy(vm, None).await.unwrap();
-            site.destroy(vm, None).await.unwrap();
+            site.destroy(vm).await.unwrap();
+            site.destroy(vm).await.unwrap();
         }
         until(reconciler, "destroyed", |t| t.iter().count() == 0).await;
         let mut told = Vec::new();

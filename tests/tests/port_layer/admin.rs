@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use port_layer::container::events::Subject;
+use port_layer::container::phase::Power;
 use port_layer::container::table::{Change, Container, Table};
 use vim25::types::{ManagedObjectReference, methods};
 
@@ -123,5 +124,27 @@ fn a_running_container_that_vanishes_was_killed_to_those_who_wait() {
         assert_eq!(code.unwrap(), 137);
         stage.faults(&["clear"]);
         stage.clean_up().await;
+    });
+}
+
+#[test]
+fn what_an_admin_leaves_of_a_container_goes_although_vsphere_fails_at_first() {
+    runtime().block_on(async {
+        let stage = Stage::up().await;
+        let id = stage.create("one", &["exit", "0", "0"], "{}").await.unwrap();
+        stage.engine.start_container(&id).await.unwrap();
+        in_time("its end", stage.engine.wait_for(&id, port_layer::Until::NotRunning)).await.unwrap();
+        let vm = stage.engine.table().find(&id).unwrap().vm.clone();
+        until(&stage, "off", |t| t.find(&id).is_ok_and(|c| c.power == Power::Off)).await;
+        stage.faults(&["add", "--method", "SearchDatastore_Task", "--times", "1", "--fault", "SystemError"]);
+        stage
+            .admin
+            .run(&methods::DestroyTask { this: ManagedObjectReference::new("VirtualMachine", vm) })
+            .await
+            .unwrap();
+        until(&stage, "gone", |t| t.find(&id).is_err()).await;
+        stage.nothing_is_left().await;
+        let rule = stage.faults(&["list"]);
+        assert!(rule.contains(r#""seen":2"#), "{rule}");
     });
 }

@@ -76,7 +76,7 @@ impl Site {
         match self.furnish(&vm, new).await {
             Ok(()) => Ok(vm),
             Err(error) => {
-                let removed = self.destroy(&vm, None).await.is_ok();
+                let removed = self.destroy(&vm).await.is_ok();
                 Err(NotMade { error, left: Some(vm).filter(|_| !removed) })
             }
         }
@@ -282,18 +282,18 @@ impl Site {
         };
         // What was seen of it may have been old, or cannot be read now: then nobody knows what it is.
         let half_made = value(&options, KEY_RECORD).is_some() && value(&options, KEY_CONTAINER).is_none();
-        if half_made { self.destroy(vm, None).await } else { Ok(()) }
+        if half_made { self.destroy(vm).await } else { Ok(()) }
     }
 
     /// Removes the VM with its files, whatever it does; its image stays.  When somebody has just switched it on, it is tried
-    /// again.  `seen` is its folder as it was seen last: what somebody else has left there who was faster goes, too.
+    /// again.
     ///
     /// # Errors
     /// Those of vSphere; a VM that is gone already is none.
-    pub async fn destroy(&self, vm: &ManagedObjectReference, seen: Option<&DatastorePath>) -> Result<()> {
+    pub async fn destroy(&self, vm: &ManagedObjectReference) -> Result<()> {
         let end = Instant::now() + BUSY;
         loop {
-            match self.destroy_once(vm, seen).await {
+            match self.destroy_once(vm).await {
                 Err(error)
                     if matches!(error.fault_name(), Some("InvalidPowerState" | "FileLocked"))
                         && Instant::now() < end =>
@@ -318,16 +318,10 @@ impl Site {
         Ok(())
     }
 
-    async fn destroy_once(&self, vm: &ManagedObjectReference, seen: Option<&DatastorePath>) -> Result<()> {
+    async fn destroy_once(&self, vm: &ManagedObjectReference) -> Result<()> {
         let facts = match self.session.read(vm, &["runtime.powerState", "config.files.vmPathName"]).await {
             Ok(facts) => facts,
-            Err(e) => {
-                gone(Err(e))?;
-                return match seen {
-                    Some(folder) => self.remove_leavings(folder).await,
-                    None => Ok(()),
-                };
-            }
+            Err(e) => return gone(Err(e)),
         };
         if facts.get("runtime.powerState")? != Some(VirtualMachinePowerState::PoweredOff) {
             gone(self.power_off(vm).await)?;

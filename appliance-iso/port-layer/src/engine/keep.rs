@@ -1,7 +1,7 @@
 //! What happens to containers without a client: removed when they end or came to nothing, started again, checked.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use vim25::datastore::DatastorePath;
@@ -55,7 +55,7 @@ pub(super) async fn discard(engine: Weak<Engine>, vm: ManagedObjectReference) {
     loop {
         tokio::time::sleep(AGAIN).await;
         let Some(engine) = engine.upgrade() else { return };
-        if engine.site.destroy(&vm, None).await.is_ok() {
+        if engine.site.destroy(&vm).await.is_ok() {
             return;
         }
     }
@@ -106,13 +106,23 @@ pub(super) async fn forget(engine: Weak<Engine>, watched: Watched) {
         let (Ok(gone), Some(engine)) = (gone.await, engine.upgrade()) else { return };
         for (id, files) in gone {
             engine.forget(&id);
-            let removed = engine.removing.lock().unwrap_or_else(PoisonError::into_inner).remove(&id).is_some();
-            // vSphere does not know all of the files to be the VM's: an admin who destroys it leaves some.
-            if let Some(files) = files.filter(|_| !removed) {
-                let site = engine.site.clone();
-                tokio::spawn(async move { site.remove_leavings(&files).await });
+            if let Some(files) = files {
+                tokio::spawn(clean_up(Arc::downgrade(&engine), files));
             }
         }
+    }
+}
+
+/// Removes what is left of the files of a container that is gone, and tries again until there is nothing.  vSphere does not know
+/// all of them to be the VM's: an admin who destroys it leaves some, and so does a removal that was cut off.
+async fn clean_up(engine: Weak<Engine>, files: DatastorePath) {
+    loop {
+        let Some(engine) = engine.upgrade() else { return };
+        if engine.site.remove_leavings(&files).await.is_ok() {
+            return;
+        }
+        drop(engine);
+        tokio::time::sleep(AGAIN).await;
     }
 }
 

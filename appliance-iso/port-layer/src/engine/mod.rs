@@ -263,7 +263,7 @@ impl Engine {
         let held = if force { None } else { Some(lock.lock().await) };
         // Who held it may have started the container.
         self.admit(id, Operation::Remove { force })?;
-        let mut removal = Removal::begin(&self.removing, id);
+        let _removal = Removal::begin(&self.removing, id);
         drop(held);
         let container = self.table().find(id)?.clone();
         if container.phase().is_alive() {
@@ -275,10 +275,9 @@ impl Engine {
         }
         // Who reads its log has what is there: it is a file of the VM's.
         let _ = timeout(READ, self.readers.left(id)).await;
-        self.site.destroy(&vm(&container), container.files.as_ref()).await?;
+        self.site.destroy(&vm(&container)).await?;
         let gone = self.watched().until(|table| table.find(id).is_err().then_some(()));
         let gone = timeout(OFF, gone).await.map_err(|_| late(&container, "was destroyed, and is still listed"))?;
-        removal.succeeded = true;
         self.forget(id);
         Ok(gone.map(|()| Outcome::Done)?)
     }
@@ -440,22 +439,17 @@ impl Drop for Making<'_> {
 struct Removal<'a> {
     all: &'a Mutex<BTreeMap<String, u32>>,
     id: String,
-    /// Then `keep::forget` ends it: it must see that nobody else has removed the container.
-    succeeded: bool,
 }
 
 impl<'a> Removal<'a> {
     fn begin(all: &'a Mutex<BTreeMap<String, u32>>, id: &str) -> Self {
         *all.lock().unwrap_or_else(PoisonError::into_inner).entry(id.to_owned()).or_default() += 1;
-        Self { all, id: id.to_owned(), succeeded: false }
+        Self { all, id: id.to_owned() }
     }
 }
 
 impl Drop for Removal<'_> {
     fn drop(&mut self) {
-        if self.succeeded {
-            return;
-        }
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = all.get_mut(&self.id) {
             *count -= 1;
