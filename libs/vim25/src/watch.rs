@@ -26,6 +26,8 @@ use crate::{Error, Result, Session};
 
 /// How long the server may hold one `WaitForUpdatesEx`.
 const HOLD_SECONDS: i32 = 20;
+/// So many objects are told of in one answer, at most; vSphere may choose to tell of fewer.  One that is truncated goes on in the next.
+const AT_ONCE: i32 = 100;
 /// Pauses between two cancels of one wait grow from the first to the second.
 const CANCEL_AGAIN: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(320));
 /// How often in a row the loop may fail before it tells its watches.
@@ -35,7 +37,7 @@ const PATIENCE: u32 = 6;
 #[derive(Debug, Clone, Default)]
 struct Snapshot {
     objects: BTreeMap<ManagedObjectReference, Object>,
-    /// The first state has arrived.
+    /// Every object is there: the first state has arrived, and is not being told anew.
     primed: bool,
     /// Why nothing more will come.
     failure: Option<std::sync::Arc<Error>>,
@@ -358,7 +360,7 @@ impl Loop {
                 entry.fresh = true;
             }
         }
-        let options = WaitOptions { max_wait_seconds: Some(HOLD_SECONDS), ..Default::default() };
+        let options = WaitOptions { max_wait_seconds: Some(HOLD_SECONDS), max_object_updates: Some(AT_ONCE) };
         let wait = methods::WaitForUpdatesEx {
             this: collector.clone(),
             version: Some(self.version.clone()),
@@ -406,6 +408,8 @@ impl Loop {
             entry.snapshot.send_modify(|snapshot| {
                 if fresh {
                     snapshot.objects.clear();
+                    // Until all of them have come again.
+                    snapshot.primed = false;
                 }
                 for object in update.object_set {
                     if object.kind == ObjectUpdateKind::Leave {

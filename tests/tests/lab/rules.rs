@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use vic_tests::block_on;
 use vic_tests::lab::{Lab, text};
+use vim25::property::{paths, reachable, step};
 use vim25::types::{
     ManagedObjectReference, UserSession, VirtualMachineConfigSpec, VirtualMachineFileInfo, VirtualMachinePowerState,
     methods,
@@ -240,4 +241,40 @@ fn switches_and_port_groups_outlive_the_daemon() {
         session.logout().await.unwrap();
     });
     assert_eq!(bridges(&lab), before, "its bridge goes with it");
+}
+
+#[test]
+fn what_is_watched_is_seen_whole_although_it_is_told_in_parts() {
+    /// More than one answer tells of.
+    const MANY: usize = 250;
+    let lab = Lab::bare(&[]);
+    block_on(async {
+        let session = lab.stage.session().await;
+        let this = make_folder(&session, "many").await.unwrap();
+        for number in 1..MANY {
+            let create = methods::CreateFolder { this: this.clone(), name: format!("f{number}") };
+            session.call(&create).await.unwrap();
+        }
+        let below = step("below", "Folder", "childEntity", &[]);
+        let spec = reachable(this.clone(), vec![paths("Folder", &["name"])], vec![below]);
+        let mut watch = session.watcher().watch(spec).await.unwrap();
+        assert_eq!(watch.next().await.unwrap().len(), MANY);
+        let seen = async {
+            loop {
+                assert_eq!(watch.next().await.unwrap().len(), MANY);
+            }
+        };
+        // Whenever another watch comes all of them are told again.
+        let others = async {
+            for _ in 0..5 {
+                let mut other = session.watch(&this, &["name"]).await.unwrap();
+                other.until(&this, |_| Ok::<_, Error>(Some(()))).await.unwrap();
+            }
+        };
+        tokio::select! {
+            () = seen => {}
+            () = others => {}
+        }
+        session.logout().await.unwrap();
+    });
 }
