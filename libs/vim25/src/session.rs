@@ -170,9 +170,15 @@ impl Session {
         }
     }
 
-    /// The session's one update loop, started at first use.
+    /// The session's update loop for tasks and single objects, started at first use.
     pub fn watcher(&self) -> &Watcher {
         self.0.watcher.get_or_init(|| Watcher::start(WeakSession(Arc::downgrade(&self.0))))
+    }
+
+    /// An update loop beside the session's one, for a watch on many objects: all of them would be told again whenever a task is
+    /// waited for.
+    pub fn another_watcher(&self) -> Watcher {
+        Watcher::start(WeakSession(Arc::downgrade(&self.0)))
     }
 
     /// Ends the session on the server.  What still runs on it fails with `NotAuthenticated`.
@@ -193,6 +199,11 @@ impl Session {
         let outcome = self.0.call_once(&methods::Logout { this }, LOGOUT).await;
         *self.0.cookie.lock().unwrap_or_else(|e| e.into_inner()) = None;
         outcome
+    }
+
+    /// It was logged out.
+    pub(crate) fn is_over(&self) -> bool {
+        self.0.over.load(Ordering::SeqCst)
     }
 
     /// A request on the HTTP side of the endpoint (`/folder`), with the session's cookie.

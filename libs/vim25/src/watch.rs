@@ -1,8 +1,8 @@
-//! The one `WaitForUpdatesEx` loop of a session, shared by every task and watch.
+//! The `WaitForUpdatesEx` loop of a session, shared by its tasks and watches.
 //!
 //! A [`Watch`] holds the last known properties of its objects: level-triggered, so that a state that is delivered
 //! twice does no harm.  Whenever a filter comes or the connection went, the loop asks for everything again
-//! (version `""`).
+//! (version `""`); what is large has a loop of its own ([`Session::another_watcher`]).
 //!
 //! ```text
 //! idle (no filter) --watch--> waiting --update--> waiting
@@ -76,6 +76,7 @@ impl Drop for Watcher {
 }
 
 impl Watcher {
+    /// Starts one; it ends when it is dropped.
     pub(crate) fn start(session: WeakSession) -> Self {
         let (commands, inbox) = mpsc::unbounded_channel();
         let state =
@@ -289,7 +290,7 @@ impl Loop {
                     for entry in self.entries.values_mut() {
                         entry.filter = None;
                     }
-                    let hopeless = !e.is_transient() && !matches!(e, Error::Fault { .. });
+                    let hopeless = session.is_over() || !e.is_transient() && !matches!(e, Error::Fault { .. });
                     if hopeless || failures >= PATIENCE {
                         self.give_up(e);
                         failures = 0;

@@ -51,7 +51,8 @@ impl Reconciler {
     pub async fn start(site: &Site, history: &History) -> Result<Self> {
         let wanted = paths("VirtualMachine", &["name", "config.files.vmPathName", "runtime.powerState", EXTRA_CONFIG]);
         let vms = step("vms", "ResourcePool", "vm", &[]);
-        let mut seen = site.session.watcher().watch(reachable(site.pool.clone(), vec![wanted], vec![vms])).await?;
+        let watcher = site.session.another_watcher();
+        let mut seen = watcher.watch(reachable(site.pool.clone(), vec![wanted], vec![vms])).await?;
         let before = history.seen();
         let tell_first = before.is_some();
         let mut table = before.unwrap_or_default();
@@ -73,6 +74,8 @@ impl Reconciler {
         };
         publish(&table, changes);
         let task = tokio::spawn(async move {
+            // It ends with this.
+            let _watcher = watcher;
             // The loop in vim25 mends what can be mended; what it gives up on ends the service, which is started anew.
             while let Ok(objects) = seen.next().await {
                 let changes = observe(&mut table, &objects, &vch);

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use tether_proto::{Container as Guest, Document, Interface, KEY_CONTAINER};
+use tether_proto::{Container as Guest, Document, Interface, KEY_CONTAINER, KEY_EXIT, Run};
 use tokio::time::{Instant, sleep};
 use vim25::datastore::DatastorePath;
 use vim25::types::{
@@ -269,6 +269,15 @@ impl Site {
             Ok(power.filter(|power| *power == VirtualMachinePowerState::PoweredOff))
         });
         gone(off.await.map(drop))
+    }
+
+    /// What the guest said last of its run, as vSphere has it now.
+    ///
+    /// # Errors
+    /// Those of vSphere.
+    pub(crate) async fn last_word(&self, vm: &ManagedObjectReference) -> Result<Option<Run>> {
+        let facts = self.session.read(vm, &["config.extraConfig"]).await?;
+        Ok(value(&facts.all("config.extraConfig")?, KEY_EXIT).and_then(|text| Run::from_text(&text).ok()))
     }
 
     /// Removes a VM of whose create nothing will come any more.

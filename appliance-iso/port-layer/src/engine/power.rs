@@ -19,8 +19,6 @@ const PREPARE: Duration = Duration::from_secs(180);
 const STOP: Duration = Duration::from_secs(10);
 /// What the way to the guest and back may take beyond that.
 const GRACE: Duration = Duration::from_secs(5);
-/// How long a run may take to show after the end of its VM has: both come in one update.
-const SHOWN: Duration = Duration::from_secs(2);
 /// The signal that asks a process to end, unless its container has one of its own.
 const SIGTERM: i32 = 15;
 /// The signal that no process survives, and that the end of its VM amounts to.
@@ -82,8 +80,12 @@ impl Engine {
         };
         let (phase, what) = tokio::select! {
             started = starts => started,
-            // The guest has crashed, or somebody has switched it off; a short run is told all the same.
-            () = went_off => (timeout(SHOWN, began()).await, "was powered on, and went off before its process ran"),
+            // The guest has crashed, or somebody has switched it off; the word on a short run will show all the same.
+            () = went_off => {
+                let last = self.site.last_word(&vm(&before)).await.map_err(|error| of(&before, error))?;
+                let patience = if last == before.run { Duration::ZERO } else { OFF };
+                (timeout(patience, began()).await, "was powered on, and went off before its process ran")
+            }
         };
         match phase.map_err(|_| late(&before, what))?? {
             None => Err(NotFound::None(id.to_owned()).into()),
