@@ -71,6 +71,8 @@ fn container() -> impl Strategy<Value = Act> {
 /// What is done by one client to make the containers, and then by several at once.
 #[derive(Debug)]
 struct Script {
+    /// Up to so many milliseconds later, by turns, does vSphere do what it is called for: as fast as the lab's does nothing overtake.
+    latency: u64,
     first: Vec<Act>,
     /// One thing after another.
     clients: Vec<Vec<(usize, Act)>>,
@@ -80,7 +82,8 @@ fn script() -> impl Strategy<Value = Script> {
     let client = proptest::collection::vec((0..NAMES.len(), act()), 1..8);
     let clients = proptest::collection::vec(client, 2..6);
     let first = proptest::collection::vec(container(), NAMES.len());
-    (first, clients).prop_map(|(first, clients)| Script { first, clients })
+    let latency = prop_oneof![2 => Just(0), 1 => Just(40)];
+    (latency, first, clients).prop_map(|(latency, first, clients)| Script { latency, first, clients })
 }
 
 /// What Docker, too, would refuse.
@@ -141,6 +144,10 @@ async fn play(stage: &Stage, script: &Script, trace: &Trace) {
     let start = Instant::now();
     let note = |text: String| trace.lock().unwrap().push(format!("{:>6} ms {text}", start.elapsed().as_millis()));
     let mut told = Told::listen(&stage.history);
+    stage.faults(&["clear"]);
+    if script.latency > 0 {
+        stage.faults(&["add", "--method", "*", "--delay", "0", "--jitter", &script.latency.to_string()]);
+    }
     let one = async |name: usize, act: &Act| {
         let what = format!("{act:?} {}", NAMES[name]);
         note(format!("{what} ..."));
@@ -187,7 +194,7 @@ fn what_was_found_once_does_not_come_back() {
     let stage = runtime.block_on(Stage::up());
     for (first, clients) in scripts {
         let clients = clients.into_iter().map(|acts| acts.into_iter().map(|act| (0, act)).collect()).collect();
-        let script = Script { first: vec![first], clients };
+        let script = Script { latency: 0, first: vec![first], clients };
         runtime.block_on(play(&stage, &script, &Trace::default()));
     }
 }
