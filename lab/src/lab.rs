@@ -14,7 +14,7 @@ use crate::faults::{Effect, Faults, Rule};
 use crate::net::Network;
 use crate::settings::Settings;
 use crate::vm::{Host, Place, Power, Runtime, VmState};
-use crate::world::{EventKind, Object, World};
+use crate::world::{EventKind, Object, VmObject, World};
 
 /// The lab.
 #[derive(Debug)]
@@ -168,6 +168,8 @@ impl Lab {
         let ids: Vec<String> = self.read(|w| w.vms().map(|(e, _)| e.id.clone()).collect());
         for id in ids {
             self.runtime().adopt(&id).await;
+            // One that went off while nobody looked.
+            self.change(|w| w.vm_mut(&id).filter(|vm| !vm.is_on()).map(VmObject::forget_volatile));
         }
     }
 
@@ -208,7 +210,7 @@ impl Host for Link {
         if lab.read(|w| w.vm(vm).and_then(|v| v.extra(key))).as_deref() == Some(value) {
             return Ok(());
         }
-        lab.change(|w| w.vm_mut(vm).map(|v| v.set_extra(key, value))).ok_or_else(|| "no such VM".into())
+        lab.change(|w| w.vm_mut(vm).map(|v| v.set_extra_now(key, value, true))).ok_or_else(|| "no such VM".into())
     }
 
     fn changed(&self, vm: &str, state: &VmState) {
@@ -221,6 +223,9 @@ impl Host for Link {
             known.address.clone_from(&state.address);
             known.booted = state.booted;
             let is_on = known.is_on();
+            if was_on && !is_on && !known.volatile.is_empty() {
+                w.vm_mut(vm).map(VmObject::forget_volatile);
+            }
             if was_on != is_on && state.power != Power::Starting {
                 let kind = if is_on { EventKind::PoweredOn } else { EventKind::PoweredOff };
                 w.vm_event("", vm, kind);

@@ -88,7 +88,7 @@ impl Site {
             .iter()
             .filter_map(card)
             .find(|c| c.mac_address.as_ref().is_some_and(|m| m.eq_ignore_ascii_case(&mac)));
-        let bridge = card.and_then(|c| c.backing.clone()).ok_or(SiteError::NoBridge { mac })?;
+        let bridge = card.and_then(|c| c.backing.clone()).map(unbound).ok_or(SiteError::NoBridge { mac })?;
         let datacenter = ManagedObjectReference::new("Datacenter", &config.vsphere.datacenter);
         let images = path("the image store", &config.storage.image_store)?;
         Ok(Self {
@@ -125,6 +125,15 @@ async fn inventory_path(session: &Session, datacenter: &ManagedObjectReference) 
 fn pool(id: &str) -> ManagedObjectReference {
     let kind = if id.starts_with("resgroup-v") { "VirtualApp" } else { "ResourcePool" };
     ManagedObjectReference::new(kind, id)
+}
+
+/// The network that a card is connected to, without what is that card's alone: on a distributed switch its port.
+fn unbound(mut backing: AnyVirtualDeviceBackingInfo) -> AnyVirtualDeviceBackingInfo {
+    if let AnyVirtualDeviceBackingInfo::VirtualEthernetCardDistributedVirtualPortBackingInfo(distributed) = &mut backing
+    {
+        (distributed.port.port_key, distributed.port.connection_cookie) = (None, None);
+    }
+    backing
 }
 
 /// The card that a device is.

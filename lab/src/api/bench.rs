@@ -106,7 +106,10 @@ impl Bench {
 
     /// Makes the inventory believe that a VM is on or off: no process is behind it.
     pub(super) fn set_power(&self, vm: &Moref, power: Power) {
-        self.lab.change(|w| w.vm_state_mut(&vm.value).unwrap().power = power);
+        self.lab.change(|w| {
+            w.vm_state_mut(&vm.value).unwrap().power = power;
+            w.vm_mut(&vm.value).filter(|vm| !vm.is_on()).map(crate::world::VmObject::forget_volatile)
+        });
     }
 }
 

@@ -2,11 +2,12 @@
 
 use vim25_types::soap::Fault;
 use vim25_types::{
-    AnyMethodFault, AnyValue, AnyVirtualDevice as Device, HostPortGroupSpec, ManagedObjectReference as Moref,
-    OptionValue, ParaVirtualSCSIController, VirtualDeviceConfigSpec,
-    VirtualDeviceConfigSpecFileOperation as FileOperation, VirtualDeviceConfigSpecOperation as Operation, VirtualDisk,
-    VirtualDiskFlatVer2BackingInfo, VirtualLsiLogicController, VirtualMachineConfigSpec, VirtualMachineFileInfo,
-    VirtualSCSISharing, VirtualVmxnet3, methods as m,
+    AnyMethodFault, AnyValue, AnyVirtualDevice as Device, AnyVirtualDeviceBackingInfo as Backing,
+    DistributedVirtualSwitchPortConnection, HostPortGroupSpec, ManagedObjectReference as Moref, OptionValue,
+    ParaVirtualSCSIController, VirtualDeviceConfigSpec, VirtualDeviceConfigSpecFileOperation as FileOperation,
+    VirtualDeviceConfigSpecOperation as Operation, VirtualDisk, VirtualDiskFlatVer2BackingInfo,
+    VirtualEthernetCardDistributedVirtualPortBackingInfo, VirtualLsiLogicController, VirtualMachineConfigSpec,
+    VirtualMachineFileInfo, VirtualSCSISharing, VirtualVmxnet3, methods as m,
 };
 
 use super::bench::{Bench, READER, fault_of};
@@ -288,6 +289,67 @@ async fn extra_config_has_its_limits() {
     refused(bench.run(&set("", 1)).await, "InvalidArgument");
     let kept = bench.lab.read(|w| w.vm(&vm.value).unwrap().extra("guestinfo.a")).unwrap();
     assert_eq!(kept.len(), super::vm_config::MAX_EXTRA);
+}
+
+#[tokio::test]
+async fn guest_info_that_came_while_the_vm_was_on_does_not_outlive_its_power() {
+    let bench = Bench::new(false).await;
+    let vm = create(&bench, "vm", Vec::new()).await;
+    let reconfigure = |keys: &[&str]| {
+        let option = |&key: &&str| OptionValue { key: key.into(), value: Some(AnyValue::of(&"host".to_owned())) };
+        let extra_config = keys.iter().map(option).collect();
+        let spec = VirtualMachineConfigSpec { extra_config, ..VirtualMachineConfigSpec::default() };
+        m::ReconfigVMTask { this: vm.clone(), spec }
+    };
+    bench.run(&reconfigure(&["guestinfo.kept", "guestinfo.saved", "kept"])).await.unwrap();
+    bench.set_power(&vm, Power::On);
+    // By the guest, one that was there and one that was not; and by whoever saves the settings of a VM that runs.
+    bench.lab.change(|w| {
+        let vm = w.vm_mut(&vm.value).unwrap();
+        vm.set_extra_now("guestinfo.kept", "guest", true);
+        vm.set_extra_now("guestinfo.new", "guest", true);
+    });
+    bench.run(&reconfigure(&["guestinfo.saved", "saved"])).await.unwrap();
+    bench.set_power(&vm, Power::Off);
+    let keys = ["guestinfo.kept", "guestinfo.new", "guestinfo.saved", "kept", "saved"];
+    let left = bench.lab.read(|w| keys.map(|key| w.vm(&vm.value).unwrap().extra(key)));
+    let [guest, host] = ["guest", "host"].map(|text| Some(text.to_owned()));
+    assert_eq!(left, [guest, None, None, host.clone(), host]);
+}
+
+#[tokio::test]
+async fn a_port_of_a_distributed_switch_is_one_cards() {
+    let bench = Bench::new(false).await;
+    let switch_uuid = bench.lab.read(|w| w.switch_uuid(w.get("dvportgroup-14").unwrap()).unwrap());
+    let nic = |port_key: Option<String>| {
+        let portgroup_key = Some("dvportgroup-14".into());
+        let port = DistributedVirtualSwitchPortConnection {
+            switch_uuid: switch_uuid.clone(),
+            portgroup_key,
+            port_key,
+            ..Default::default()
+        };
+        let mut nic = VirtualVmxnet3::default();
+        nic.key = -1;
+        let backing = VirtualEthernetCardDistributedVirtualPortBackingInfo { port, ..Default::default() };
+        nic.backing = Some(backing.into());
+        vec![add(nic)]
+    };
+    let port_of = |vm: &Moref| {
+        bench.lab.read(|w| {
+            let backings = w.vm(&vm.value).unwrap().devices().iter().filter_map(|d| d.backing.clone());
+            let mut ports = backings.filter_map(|backing| match backing {
+                Backing::VirtualEthernetCardDistributedVirtualPortBackingInfo(b) => b.port.port_key,
+                _ => None,
+            });
+            ports.next().unwrap()
+        })
+    };
+    let one = create(&bench, "one", nic(None)).await;
+    let two = create(&bench, "two", nic(None)).await;
+    assert_ne!(port_of(&one), port_of(&two));
+    let copied = bench.run(&creation(&bench, spec("three", nic(Some(port_of(&one)))))).await;
+    refused(copied, "InvalidDeviceSpec");
 }
 
 #[tokio::test]

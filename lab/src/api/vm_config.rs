@@ -167,7 +167,7 @@ fn check_extra(options: &[OptionValue]) -> Result<(), Fault> {
 pub(super) fn finish(vm: &mut VmObject, options: &[OptionValue]) {
     for option in options {
         let value = option.value.as_ref().map(|v| v.element().text.clone()).unwrap_or_default();
-        vm.set_extra(&option.key, &value);
+        vm.set_extra_now(&option.key, &value, false);
     }
     vm.config.modified = now();
     vm.config.change_version = now().0;

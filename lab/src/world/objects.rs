@@ -1,6 +1,6 @@
 //! The kinds of objects in the inventory, as they are stored.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use vim25_types::{
@@ -152,6 +152,9 @@ pub(crate) struct VmObject {
     /// Whether it was shut down rather than cut off, as far as is known.
     #[serde(default)]
     pub clean: bool,
+    /// Keys of its extraConfig that go when it is powered off; see [`VmObject::set_extra_now`].
+    #[serde(default)]
+    pub volatile: BTreeSet<String>,
     /// What it is doing now.
     #[serde(skip, default = "powered_off")]
     pub power: Power,
@@ -226,7 +229,17 @@ impl Entry {
 impl VmObject {
     /// A VM that was never on.
     pub(crate) fn new(config: VirtualMachineConfigInfo, pool: String, host: String) -> Self {
-        Self { config, pool, host, clean: true, power: Power::Off, tools: false, address: None, booted: None }
+        Self {
+            config,
+            pool,
+            host,
+            clean: true,
+            volatile: BTreeSet::new(),
+            power: Power::Off,
+            tools: false,
+            address: None,
+            booted: None,
+        }
     }
 
     /// The value of an extraConfig key, as text.
@@ -247,6 +260,25 @@ impl VmObject {
             Some(known) => known.value = value,
             None => all.push(OptionValue { key: key.into(), value }),
         }
+    }
+
+    /// [`Self::set_extra`] as vSphere does it by and by: `guestinfo.*` is the running guest's, and does not outlive its power, if it
+    /// first came while the VM was on, or if a reconfiguration wrote it then.  What was there before stays, whatever the guest
+    /// makes of it.
+    pub(crate) fn set_extra_now(&mut self, key: &str, value: &str, by_guest: bool) {
+        let is_volatile = self.is_on() && (!by_guest || self.extra(key).is_none() || self.volatile.contains(key));
+        if is_volatile && key.starts_with("guestinfo.") {
+            self.volatile.insert(key.to_owned());
+        } else {
+            self.volatile.remove(key);
+        }
+        self.set_extra(key, value);
+    }
+
+    /// Forgets what does not outlive the VM's power.
+    pub(crate) fn forget_volatile(&mut self) {
+        let volatile = std::mem::take(&mut self.volatile);
+        self.config.extra_config.retain(|option| !volatile.contains(&option.key));
     }
 
     /// Its devices.

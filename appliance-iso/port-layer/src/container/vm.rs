@@ -31,6 +31,8 @@ use crate::site::{card, value};
 pub const OUTPUT: &str = "output.log";
 /// Name of the file that takes the kernel's and tether's words.
 const CONSOLE: &str = "tether.log";
+/// The word on a run before the first one: no document, and not empty, for an empty value is no key.
+const NO_WORD: &str = "-";
 /// vSphere's limit on a VM's name.
 const NAME_LIMIT: usize = 80;
 /// How long another task may have a VM that is to be changed, and the pause between two tries.
@@ -112,6 +114,8 @@ impl Site {
             device_change: vec![add(ide.into()), add(scsi.into()), add(nic.into())],
             extra_config: vec![
                 option(KEY_RECORD, new.record.to_text()),
+                // What the guest says of its run outlives the VM's power only if the key was there before.
+                option(KEY_EXIT, NO_WORD.into()),
                 option("answer.msg.serial.file.open", "Append".into()),
                 option("disk.EnableUUID", "TRUE".into()),
             ],

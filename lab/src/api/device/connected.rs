@@ -1,11 +1,14 @@
 //! CD-ROM drives, serial ports, network adapters: devices that are connected to something.
 
+use std::collections::BTreeSet;
+
 use vim25_types::soap::Fault;
 use vim25_types::{AnyVirtualDevice as Device, AnyVirtualDeviceBackingInfo as Backing, TooManyDevices};
 
 use super::Planner;
 use super::kind::{card_mut, connectable, is_nic, label};
 use crate::api::fault;
+use crate::world::{DatastorePath, VmObject};
 
 /// Serial ports that a VM may have; the third port of the machine is the lab's guest info channel.
 const MAX_SERIAL: usize = 2;
@@ -50,6 +53,7 @@ impl Planner<'_> {
             return Err(Fault::new(TooManyDevices::default(), "A VM has no room for another network adapter."));
         }
         self.check_backing(index, device)?;
+        self.bind_port(index, device)?;
         device.controller_key = Some(100);
         device.unit_number = Some(self.unit(index, 100, None, &(7..17).collect::<Vec<_>>())?);
         device.key = self.free_key(4000);
@@ -66,6 +70,34 @@ impl Planner<'_> {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Connects a card to a port of its distributed port group: the one that is asked for, or a free one.
+    pub(super) fn bind_port(&self, index: usize, device: &mut Device) -> Result<(), Fault> {
+        let port_of = |device: &Device| match &device.backing {
+            Some(Backing::VirtualEthernetCardDistributedVirtualPortBackingInfo(backing)) => {
+                backing.port.port_key.clone()
+            }
+            _ => None,
+        };
+        let key = device.key;
+        let own = self.plan.devices.iter().filter(|d| d.key != key).filter_map(port_of);
+        let is_own = |vm: &VmObject| vm.vmx().parse().is_ok_and(|vmx: DatastorePath| vmx.parent() == *self.env.folder);
+        let others = self.env.world.vms().filter(|(_, vm)| !is_own(vm));
+        let others = others.flat_map(|(_, vm)| vm.devices().iter().filter_map(port_of));
+        let taken: BTreeSet<String> = others.chain(own).collect();
+        let Some(Backing::VirtualEthernetCardDistributedVirtualPortBackingInfo(backing)) = &mut device.backing else {
+            return Ok(());
+        };
+        let asked = backing.port.port_key.as_ref().filter(|port| !port.is_empty());
+        if asked.is_some_and(|port| taken.contains(port)) {
+            return Err(fault::device(index, "the port of the distributed switch is another card's"));
+        }
+        if asked.is_none() {
+            backing.port.port_key = (0..).map(|n: u32| n.to_string()).find(|port| !taken.contains(port));
+        }
+        backing.port.connection_cookie.get_or_insert(1);
         Ok(())
     }
 

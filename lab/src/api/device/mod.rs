@@ -243,6 +243,7 @@ impl Planner<'_> {
         if new.backing.is_some() {
             device.backing.clone_from(&new.backing);
             self.check_backing(index, &device)?;
+            self.bind_port(index, &mut device)?;
         }
         if let (Some(card), Some(asked)) = (card_mut(&mut device), card(new))
             && let Some(mac) =
