@@ -329,10 +329,9 @@ async fn a_port_of_a_distributed_switch_is_one_cards() {
             port_key,
             ..Default::default()
         };
-        let mut nic = VirtualVmxnet3::default();
-        nic.key = -1;
         let backing = VirtualEthernetCardDistributedVirtualPortBackingInfo { port, ..Default::default() };
-        nic.backing = Some(backing.into());
+        let mut nic = VirtualVmxnet3::default();
+        (nic.key, nic.backing) = (-1, Some(backing.into()));
         vec![add(nic)]
     };
     let port_of = |vm: &Moref| {

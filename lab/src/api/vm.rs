@@ -17,6 +17,7 @@ use super::task::Outcome;
 use super::{disk, fault, vm_config};
 use crate::error::Error;
 use crate::lab::Lab;
+use crate::settings::Shape;
 use crate::vm::Vm;
 use crate::world::{DatastorePath, Entry, EventKind, Object, VmObject, World};
 
@@ -333,20 +334,21 @@ pub(super) async fn unregister(cx: &Cx, request: m::UnregisterVM) -> Result<(), 
     Ok(())
 }
 
-/// Removes a VM with its disks and its configuration.  What others have put into its folder stays, and the folder with
-/// it, as on ESXi.
+/// Removes a VM with its disks and its configuration; a vCenter removes the disks below them, too, unless another VM has them.
+/// What others have put into its folder stays, and the folder with it, as on ESXi.
 pub(super) async fn destroy(lab: &Arc<Lab>, this: &Moref, user: &str) -> Result<(), Fault> {
     must_be_off(lab, this)?;
     let (disks, vmx) = lab.read(|w| {
         let known = vm(w, this)?;
-        let disks: Vec<PathBuf> = known
-            .devices()
-            .iter()
-            .filter_map(device::disk_backing)
-            .filter(|b| !users(w, &b.file_name, &this.value))
-            .filter_map(|b| w.file(&b.file_name))
-            .collect();
-        Ok::<_, Fault>((disks, w.file(known.vmx())))
+        let disks = match w.shape() {
+            Shape::Vcenter => known.disk_files(),
+            Shape::Esxi => {
+                known.devices().iter().filter_map(device::disk_backing).map(|b| b.file_name.clone()).collect()
+            }
+        };
+        let own = disks.into_iter().filter(|file| !users(w, file, &this.value));
+        let own: Vec<PathBuf> = own.filter_map(|file| w.file(&file)).collect();
+        Ok::<_, Fault>((own, w.file(known.vmx())))
     })?;
     for file in disks.iter().chain(vmx.as_ref()) {
         match std::fs::remove_file(file) {

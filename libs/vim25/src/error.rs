@@ -93,8 +93,15 @@ impl Error {
         match self {
             Self::Unreachable { .. } | Self::Deadline { .. } => true,
             Self::Http { status, .. } => *status >= 500,
-            _ => matches!(self.fault_name(), Some("TaskInProgress" | "ConcurrentAccess" | "HostCommunication")),
+            _ => self.is_busy() || matches!(self.fault_name(), Some("ConcurrentAccess" | "HostCommunication")),
         }
+    }
+
+    /// Whether vSphere has done nothing for another task has the object; the second of them is a vApp's, the third of those is told
+    /// while vSphere Fault Tolerance has the VM.
+    pub fn is_busy(&self) -> bool {
+        let busy = ["TaskInProgress", "VAppTaskInProgress", "FailToLockFaultToleranceVMs"];
+        self.fault_name().is_some_and(|name| busy.contains(&name))
     }
 }
 

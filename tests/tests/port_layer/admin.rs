@@ -5,7 +5,7 @@ use std::time::Duration;
 use port_layer::container::events::Subject;
 use port_layer::container::phase::Power;
 use port_layer::container::table::{Change, Container, Table};
-use vim25::types::{ManagedObjectReference, methods};
+use vim25::types::{ManagedObjectReference, VirtualMachineConfigSpec, methods};
 
 use crate::stage::{Stage, in_time, runtime};
 
@@ -146,5 +146,48 @@ fn what_an_admin_leaves_of_a_container_goes_although_vsphere_fails_at_first() {
         stage.nothing_is_left().await;
         let rule = stage.faults(&["list"]);
         assert!(rule.contains(r#""seen":2"#), "{rule}");
+    });
+}
+
+#[test]
+fn the_last_container_of_an_image_does_not_take_the_image_along() {
+    runtime().block_on(async {
+        let stage = Stage::up().await;
+        stage.admin.call(&methods::UnregisterVM { this: stage.holder.clone() }).await.unwrap();
+        for force in [false, true] {
+            stage.create("one", &["run"], "{}").await.unwrap();
+            if force {
+                stage.engine.start_container("one").await.unwrap();
+            }
+            in_time("rm", stage.engine.remove_container("one", force)).await.unwrap();
+            assert!(stage.image().exists(), "after rm with force {force}");
+        }
+    });
+}
+
+#[test]
+fn a_container_whose_settings_an_admin_saves_while_it_runs_stays_one() {
+    runtime().block_on(async {
+        let stage = Stage::up().await;
+        let id = stage.create("one", &["run"], "{}").await.unwrap();
+        stage.engine.start_container(&id).await.unwrap();
+        let vm = stage.engine.table().find(&id).unwrap().vm.clone();
+        let this = ManagedObjectReference::new("VirtualMachine", vm);
+        // The host's client writes every key again.
+        let extra_config = stage.admin.read(&this, &["config.extraConfig"]).await.unwrap();
+        let extra_config = extra_config.all("config.extraConfig").unwrap();
+        let spec = VirtualMachineConfigSpec { extra_config, ..Default::default() };
+        stage.admin.run(&methods::ReconfigVMTask { this: this.clone(), spec }).await.unwrap();
+        in_time("stop", stage.engine.stop_container(&id, None, None)).await.unwrap();
+        until(&stage, "the keys' loss", |t| t.find(&id).is_ok_and(|c| c.lost)).await;
+        assert_eq!(stage.engine.table().find(&id).unwrap().phase().exit_code(), 143);
+        // Another engine knows no more how it ended, and leaves it where it is.
+        let another = stage.another_engine().await;
+        assert!(another.table().find(&id).is_ok_and(|c| c.lost));
+        in_time("start", stage.engine.start_container(&id)).await.unwrap();
+        in_time("stop", stage.engine.stop_container(&id, None, None)).await.unwrap();
+        let container = stage.engine.table().find(&id).unwrap().clone();
+        assert_eq!((container.lost, container.phase().exit_code()), (false, 143));
+        stage.clean_up().await;
     });
 }

@@ -57,10 +57,21 @@ impl Operation {
             Self::Kill => &["PowerOffVM_Task"],
             Self::Restart => &["ShutdownGuest", "ReconfigVM_Task", "PowerOnVM_Task"],
             Self::Rename => &["ReconfigVM_Task"],
-            Self::Remove => &["RetrievePropertiesEx", "DeleteDatastoreFile_Task", "Destroy_Task"],
-            Self::RemoveByForce => {
-                &["PowerOffVM_Task", "RetrievePropertiesEx", "DeleteDatastoreFile_Task", "Destroy_Task"]
-            }
+            Self::Remove => &[
+                "RetrievePropertiesEx",
+                "DeleteDatastoreFile_Task",
+                "ReconfigVM_Task",
+                "DeleteVirtualDisk_Task",
+                "Destroy_Task",
+            ],
+            Self::RemoveByForce => &[
+                "PowerOffVM_Task",
+                "RetrievePropertiesEx",
+                "DeleteDatastoreFile_Task",
+                "ReconfigVM_Task",
+                "DeleteVirtualDisk_Task",
+                "Destroy_Task",
+            ],
         }
     }
 

@@ -21,11 +21,12 @@ use vim25::Session;
 use vim25::datastore::DatastorePath;
 use vim25::inventory::Inventory;
 use vim25::types::{
-    AnyValue, AnyVirtualDevice, FileBackedVirtualDiskSpec, ManagedObjectReference, OptionValue, ResourceAllocationInfo,
-    ResourceConfigSpec, SharesInfo, SharesLevel, VAppConfigSpec, VirtualDevice, VirtualDeviceConfigSpec,
-    VirtualDeviceConfigSpecOperation, VirtualDeviceDeviceBackingInfo, VirtualDiskSpec, VirtualEthernetCard,
-    VirtualEthernetCardNetworkBackingInfo, VirtualMachineConfigSpec, VirtualMachineFileInfo, VirtualVmxnet,
-    VirtualVmxnet3, methods,
+    AnyValue, AnyVirtualDevice, FileBackedVirtualDiskSpec, ManagedObjectReference, OptionValue,
+    ParaVirtualSCSIController, ResourceAllocationInfo, ResourceConfigSpec, SharesInfo, SharesLevel, VAppConfigSpec,
+    VirtualController, VirtualDevice, VirtualDeviceConfigSpec, VirtualDeviceConfigSpecOperation,
+    VirtualDeviceDeviceBackingInfo, VirtualDeviceFileBackingInfo, VirtualDisk, VirtualDiskFlatVer2BackingInfo,
+    VirtualDiskSpec, VirtualEthernetCard, VirtualEthernetCardNetworkBackingInfo, VirtualMachineConfigSpec,
+    VirtualMachineFileInfo, VirtualSCSIController, VirtualSCSISharing, VirtualVmxnet, VirtualVmxnet3, methods,
 };
 
 /// Nothing that is asked of the engine takes longer, on a busy machine either: the slowest is a stop of a process that is deaf.
@@ -49,6 +50,8 @@ pub(crate) struct Stage {
     /// Another login: who works on the VMs beside the engine.
     pub(crate) admin: Session,
     pub(crate) config: VchConfig,
+    /// A VM that has the image's disk: with the last one goes the disk, if an admin destroys it on a vCenter.
+    pub(crate) holder: ManagedObjectReference,
     pool: ManagedObjectReference,
     /// What was there before the first container.
     before: Contents,
@@ -68,11 +71,11 @@ impl Stage {
     pub(crate) async fn up() -> Self {
         let lab = Lab::played();
         let admin = lab.stage.session().await;
-        let (config, pool) = make_vch(&admin, &lab).await;
+        let (config, pool, holder) = make_vch(&admin, &lab).await;
         let history = History::default();
         let engine = start(&lab, &config, &history).await;
         let before = contents(&lab, &admin, &pool).await;
-        Self { lab, engine, history, admin, config, pool, before, made: AtomicU64::new(0) }
+        Self { lab, engine, history, admin, config, holder, pool, before, made: AtomicU64::new(0) }
     }
 
     /// Another engine, as after a reboot of the endpoint VM.
@@ -102,6 +105,11 @@ impl Stage {
         let size = Size { memory_mib: 128, cpus: 1 };
         in_time("create", self.engine.create_container(record, guest, size)).await?;
         Ok(id)
+    }
+
+    /// The image's disk.
+    pub(crate) fn image(&self) -> std::path::PathBuf {
+        self.lab.folder().join("datastores").join(STORE).join("vch/images").join(DISK).join("disk.vmdk")
     }
 
     /// `vic-lab faults ...`
@@ -179,7 +187,7 @@ async fn contents(lab: &Lab, admin: &Session, pool: &ManagedObjectReference) -> 
 }
 
 /// A vApp with a VM that carries the configuration, and an image's disk; the endpoint VM is never switched on.
-async fn make_vch(admin: &Session, lab: &Lab) -> (VchConfig, ManagedObjectReference) {
+async fn make_vch(admin: &Session, lab: &Lab) -> (VchConfig, ManagedObjectReference, ManagedObjectReference) {
     let inventory = Inventory::load(admin).await.unwrap();
     let named = |kind: &str, name: &str| {
         let node = inventory.of_kind("ManagedEntity").find(|n| n.reference.kind == kind && n.name == name);
@@ -188,7 +196,8 @@ async fn make_vch(admin: &Session, lab: &Lab) -> (VchConfig, ManagedObjectRefere
     let datacenter = named("Datacenter", DATACENTER);
     let vms = admin.read(&datacenter, &["vmFolder"]).await.unwrap().require("vmFolder").unwrap();
     let cluster = named("ClusterComputeResource", "cluster1");
-    let root_pool = admin.read(&cluster, &["resourcePool"]).await.unwrap().require("resourcePool").unwrap();
+    let cluster = admin.read(&cluster, &["resourcePool"]).await.unwrap();
+    let root_pool: ManagedObjectReference = cluster.require("resourcePool").unwrap();
     let folder = admin.call(&methods::CreateFolder { this: vms, name: "vch".into() }).await.unwrap();
     let allocation = || ResourceAllocationInfo {
         reservation: Some(0),
@@ -198,7 +207,7 @@ async fn make_vch(admin: &Session, lab: &Lab) -> (VchConfig, ManagedObjectRefere
         ..Default::default()
     };
     let create = methods::CreateVApp {
-        this: root_pool,
+        this: root_pool.clone(),
         name: "vch".into(),
         res_spec: ResourceConfigSpec {
             cpu_allocation: allocation(),
@@ -298,7 +307,37 @@ async fn make_vch(admin: &Session, lab: &Lab) -> (VchConfig, ManagedObjectRefere
         ..Default::default()
     };
     admin.run(&methods::CreateChildVMTask { this: pool.clone(), config: spec, host: None }).await.unwrap();
-    (config, pool)
+    let controller = VirtualController { base: VirtualDevice { key: -1, ..Default::default() }, ..Default::default() };
+    let controller = ParaVirtualSCSIController {
+        base: VirtualSCSIController {
+            base: controller,
+            shared_bus: VirtualSCSISharing::NoSharing,
+            ..Default::default()
+        },
+    };
+    let file = VirtualDeviceFileBackingInfo {
+        file_name: store.join("images").join(DISK).join("disk.vmdk").to_string(),
+        ..Default::default()
+    };
+    let backing = VirtualDiskFlatVer2BackingInfo { base: file, disk_mode: "persistent".into(), ..Default::default() };
+    let disk = VirtualDevice {
+        key: -2,
+        controller_key: Some(-1),
+        unit_number: Some(0),
+        backing: Some(backing.into()),
+        ..Default::default()
+    };
+    let spec = VirtualMachineConfigSpec {
+        name: Some("holder".into()),
+        guest_id: Some("other3xLinux64Guest".into()),
+        files: Some(VirtualMachineFileInfo { vm_path_name: Some(format!("[{STORE}]")), ..Default::default() }),
+        device_change: vec![add(controller.into()), add(VirtualDisk { base: disk, ..Default::default() }.into())],
+        ..Default::default()
+    };
+    let this = ManagedObjectReference::new("Folder", &config.vsphere.folder);
+    let create = methods::CreateVMTask { this, config: spec, pool: root_pool, host: None };
+    let holder = admin.run(&create).await.unwrap().unwrap().get().unwrap();
+    (config, pool, holder)
 }
 
 /// What is told of containers, from now on.

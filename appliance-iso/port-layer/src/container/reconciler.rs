@@ -18,7 +18,7 @@ use super::phase::Power;
 use super::record::{KEY_RECORD, Record};
 use super::restart::{KEY_RESTARTS, Policy, Restarts};
 use super::table::{Change, Container, Table};
-use super::vm::{folder_of, name_of_admin};
+use super::vm::{folder_of, guest_of, name_of_admin};
 use crate::Site;
 use crate::site::value;
 
@@ -142,7 +142,7 @@ enum Found {
 fn observe(table: &mut Table, objects: &[Object], vch: &str) -> Vec<(Record, Change)> {
     let (mut containers, mut half_made) = (Vec::new(), BTreeMap::new());
     for object in objects {
-        match find(object, vch).or_else(|| unread(object, table)) {
+        match find(object, vch, table).or_else(|| unread(object, table)) {
             Some(Found::Container(container)) => containers.push(*container),
             Some(Found::HalfMade(id)) => {
                 half_made.insert(object.reference.value.clone(), id);
@@ -167,10 +167,10 @@ fn unread(object: &Object, table: &Table) -> Option<Found> {
 }
 
 /// Reads a container of the VCH from its VM; none when it is none.
-fn find(object: &Object, vch: &str) -> Option<Found> {
+fn find(object: &Object, vch: &str, table: &Table) -> Option<Found> {
     let options = object.all(EXTRA_CONFIG).ok()?;
     let record = Record::from_text(&value(&options, KEY_RECORD)?).ok().filter(|record| record.vch == vch)?;
-    let Some(guest) = value(&options, KEY_CONTAINER) else { return Some(Found::HalfMade(record.id)) };
+    let Some(guest) = guest_of(&options) else { return Some(Found::HalfMade(record.id)) };
     // A newer version's is not read, and the container is there all the same.
     let guest = Guest::from_text(&guest).unwrap_or_default();
     let mac = guest.interfaces.into_iter().next().map(|i| i.mac.to_ascii_lowercase()).unwrap_or_default();
@@ -183,11 +183,17 @@ fn find(object: &Object, vch: &str) -> Option<Found> {
     };
     // While the VM is on, a word on the run before says that the new one's guest has not spoken yet.
     let is_old = |run: &Run| power == Power::On && restarts.last.as_ref() == Some(run);
-    let run = value(&options, KEY_EXIT).and_then(|text| Run::from_text(&text).ok()).filter(|run| !is_old(run));
+    let word = value(&options, KEY_EXIT);
+    let lost = word.is_none() || value(&options, KEY_CONTAINER).is_none();
+    let run = match word {
+        Some(text) => Run::from_text(&text).ok().filter(|run| !is_old(run)),
+        // What was seen of it holds.
+        None => table.find(&record.id).ok().and_then(|known| known.run.clone()),
+    };
     let vm = object.reference.value.clone();
     let files = object.get("config.files.vmPathName").ok().flatten().and_then(|path: String| folder_of(&path));
     let named = object.get("name").ok().flatten().and_then(|name: String| name_of_admin(&name, &record));
-    let container = Container { vm, files, named, record, power, run, mac, policy, restarts, removing: false };
+    let container = Container { vm, files, named, record, power, run, mac, policy, restarts, lost, removing: false };
     Some(Found::Container(Box::new(container)))
 }
 

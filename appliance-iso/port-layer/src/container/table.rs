@@ -31,6 +31,8 @@ pub struct Container {
     pub policy: Policy,
     /// What is remembered of its restarts.
     pub restarts: Restarts,
+    /// vSphere has lost what its guest is to be told, or the guest's word: that is to be given back before it is started.
+    pub lost: bool,
     /// Its removal has begun.
     pub removing: bool,
 }
@@ -307,6 +309,7 @@ mod tests {
             mac: String::new(),
             policy: Policy::No,
             restarts: Restarts::default(),
+            lost: false,
             removing: false,
         }
     }

@@ -4,7 +4,7 @@
 //! create: CreateChildVM_Task with the record, its controllers and its NIC -> ReconfigVM_Task with disk, CD and ports
 //! ```
 //! The files' places are known only when the VM is there, hence two calls.  A VM whose record is there and whose guest's
-//! document is not is half-made: an engine that finds one which it is not making removes it.
+//! document is not, nor the copy of it, is half-made: an engine that finds one which it is not making removes it.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use tether_proto::{Container as Guest, Document, Interface, KEY_CONTAINER, KEY_E
 use tokio::time::{Instant, sleep};
 use vim25::datastore::DatastorePath;
 use vim25::types::{
-    AnyValue, AnyVirtualDevice, ManagedObjectReference, Method, OptionValue, ParaVirtualSCSIController, VirtualCdrom,
-    VirtualCdromIsoBackingInfo, VirtualController, VirtualDevice, VirtualDeviceConfigSpec,
-    VirtualDeviceConfigSpecFileOperation, VirtualDeviceConfigSpecOperation, VirtualDeviceConnectInfo,
-    VirtualDeviceFileBackingInfo, VirtualDisk, VirtualDiskFlatVer2BackingInfo, VirtualEthernetCard,
-    VirtualIDEController, VirtualMachineConfigSpec, VirtualMachineFileInfo, VirtualMachinePowerState,
-    VirtualSCSIController, VirtualSCSISharing, VirtualSerialPort, VirtualSerialPortFileBackingInfo, VirtualVmxnet,
-    VirtualVmxnet3, methods,
+    AnyValue, AnyVirtualDevice, AnyVirtualDeviceBackingInfo, ManagedObjectReference, Method, OptionValue,
+    ParaVirtualSCSIController, VirtualCdrom, VirtualCdromIsoBackingInfo, VirtualController, VirtualDevice,
+    VirtualDeviceConfigSpec, VirtualDeviceConfigSpecFileOperation, VirtualDeviceConfigSpecOperation,
+    VirtualDeviceConnectInfo, VirtualDeviceFileBackingInfo, VirtualDisk, VirtualDiskFlatVer2BackingInfo,
+    VirtualEthernetCard, VirtualIDEController, VirtualMachineConfigSpec, VirtualMachineFileInfo,
+    VirtualMachinePowerState, VirtualSCSIController, VirtualSCSISharing, VirtualSerialPort,
+    VirtualSerialPortFileBackingInfo, VirtualVmxnet, VirtualVmxnet3, methods,
 };
 use vim25::{Error, Result};
 
@@ -31,6 +31,9 @@ use crate::site::{card, value};
 pub const OUTPUT: &str = "output.log";
 /// Name of the file that takes the kernel's and tether's words.
 const CONSOLE: &str = "tether.log";
+/// Key of a copy of the guest's document, which is not visible in the guest.  vSphere forgets the guest's keys when the VM goes off,
+/// if anybody has saved its settings while it was on: an admin in the host's client, with no change at all.
+const KEY_GUEST: &str = "vic.guest";
 /// The word on a run before the first one: no document, and not empty, for an empty value is no key.
 const NO_WORD: &str = "-";
 /// vSphere's limit on a VM's name.
@@ -124,10 +127,10 @@ impl Site {
         };
         let pool = self.pool.clone();
         let result = if pool.kind == "VirtualApp" {
-            self.session.run(&methods::CreateChildVMTask { this: pool, config, host: None }).await?
+            self.change(&methods::CreateChildVMTask { this: pool, config, host: None }).await?
         } else {
             let this = self.folder.clone();
-            self.session.run(&methods::CreateVMTask { this, config, pool, host: None }).await?
+            self.change(&methods::CreateVMTask { this, config, pool, host: None }).await?
         };
         let protocol = |reason: String| Error::Protocol { what: "creating a container's VM".into(), reason };
         result.ok_or_else(|| protocol("the task has no result".into()))?.get().map_err(|e| protocol(e.to_string()))
@@ -189,21 +192,21 @@ impl Site {
         guest.interfaces.push(Interface { mac, name: "eth0".into(), address: String::new(), gateway: None });
         let spec = VirtualMachineConfigSpec {
             device_change: vec![disk, add(cdrom.into()), add(port(-3, CONSOLE).into()), add(port(-4, OUTPUT).into())],
-            extra_config: vec![option(KEY_CONTAINER, guest.to_text())],
+            extra_config: vec![option(KEY_CONTAINER, guest.to_text()), option(KEY_GUEST, guest.to_text())],
             ..Default::default()
         };
         self.change(&methods::ReconfigVMTask { this: vm.clone(), spec }).await.map(drop)
     }
 
-    /// Runs a task on a VM; while another one has the VM, an admin's perhaps, it is tried again.
-    async fn change<M>(&self, method: &M) -> Result<Option<AnyValue>>
+    /// Runs a task on a VM, or one that makes a VM; while another one has the VM, an admin's perhaps, it is tried again.
+    pub(crate) async fn change<M>(&self, method: &M) -> Result<Option<AnyValue>>
     where
         M: Method<Response = ManagedObjectReference>,
     {
         let end = Instant::now() + BUSY;
         loop {
             match self.session.run(method).await {
-                Err(error) if error.fault_name() == Some("TaskInProgress") && Instant::now() < end => {
+                Err(error) if error.is_busy() && Instant::now() < end => {
                     sleep(AGAIN).await;
                 }
                 other => return other,
@@ -216,7 +219,38 @@ impl Site {
     /// # Errors
     /// Those of vSphere; a VM that is on already is none.
     pub async fn start(&self, vm: &ManagedObjectReference) -> Result<()> {
-        is_so(self.change(&methods::PowerOnVMTask { this: vm.clone(), host: None }).await)
+        let power_on = methods::PowerOnVMTask { this: vm.clone(), host: None };
+        self.power(&power_on, vm, VirtualMachinePowerState::PoweredOn, &["InvalidPowerState"]).await
+    }
+
+    /// Runs a task that brings a VM's power to be as wanted.  Those faults say that it was on its way somewhere: it may be so
+    /// already, or a moment later vSphere does it after all.
+    async fn power<M>(
+        &self,
+        method: &M,
+        vm: &ManagedObjectReference,
+        wanted: VirtualMachinePowerState,
+        unsettled: &[&str],
+    ) -> Result<()>
+    where
+        M: Method<Response = ManagedObjectReference>,
+    {
+        let end = Instant::now() + BUSY;
+        loop {
+            match self.change(method).await {
+                Err(error) if error.fault_name().is_some_and(|name| unsettled.contains(&name)) => {
+                    let now = self.session.read(vm, &["runtime.powerState"]).await?.get("runtime.powerState")?;
+                    if now == Some(wanted.clone()) {
+                        return Ok(());
+                    }
+                    if Instant::now() >= end {
+                        return Err(error);
+                    }
+                    sleep(AGAIN).await;
+                }
+                other => return other.map(drop),
+            }
+        }
     }
 
     /// Remembers something of the container's restarts.
@@ -225,6 +259,21 @@ impl Site {
     /// Those of vSphere.
     pub async fn remember(&self, vm: &ManagedObjectReference, restarts: &Restarts) -> Result<()> {
         let extra_config = vec![option(KEY_RESTARTS, restarts.to_text())];
+        let spec = VirtualMachineConfigSpec { extra_config, ..Default::default() };
+        self.change(&methods::ReconfigVMTask { this: vm.clone(), spec }).await.map(drop)
+    }
+
+    /// Gives a VM that is off its guest's keys again: the guest's document, and `run` as the last word on it.
+    ///
+    /// # Errors
+    /// Those of vSphere.
+    pub(crate) async fn restore_guest(&self, vm: &ManagedObjectReference, run: Option<&Run>) -> Result<()> {
+        let options = self.session.read(vm, &["config.extraConfig"]).await?.all("config.extraConfig")?;
+        let guest = guest_of(&options).ok_or_else(|| {
+            Error::Invalid(format!("the VM {vm} has lost what its guest is to be told ({KEY_GUEST})"))
+        })?;
+        let word = run.map_or_else(|| NO_WORD.into(), Document::to_text);
+        let extra_config = vec![option(KEY_CONTAINER, guest), option(KEY_EXIT, word)];
         let spec = VirtualMachineConfigSpec { extra_config, ..Default::default() };
         self.change(&methods::ReconfigVMTask { this: vm.clone(), spec }).await.map(drop)
     }
@@ -259,7 +308,10 @@ impl Site {
     /// # Errors
     /// Those of vSphere; a VM that is off already is none.
     pub async fn power_off(&self, vm: &ManagedObjectReference) -> Result<()> {
-        is_so(self.change(&methods::PowerOffVMTask { this: vm.clone() }).await)
+        let power_off = methods::PowerOffVMTask { this: vm.clone() };
+        // The second while the guest shuts itself down.
+        let unsettled = ["InvalidPowerState", "GenericVmConfigFault"];
+        self.power(&power_off, vm, VirtualMachinePowerState::PoweredOff, &unsettled).await
     }
 
     /// Waits until the VM is off, or gone.
@@ -294,23 +346,21 @@ impl Site {
             Err(e) => return gone(Err(e)),
         };
         // What was seen of it may have been old, or cannot be read now: then nobody knows what it is.
-        let half_made = value(&options, KEY_RECORD).is_some() && value(&options, KEY_CONTAINER).is_none();
+        let half_made = value(&options, KEY_RECORD).is_some() && guest_of(&options).is_none();
         if half_made { self.destroy(vm).await } else { Ok(()) }
     }
 
-    /// Removes the VM with its files, whatever it does; its image stays.  When somebody has just switched it on, it is tried
-    /// again.
+    /// Removes the VM with its files, whatever it does; its image stays.
     ///
     /// # Errors
     /// Those of vSphere; a VM that is gone already is none.
     pub async fn destroy(&self, vm: &ManagedObjectReference) -> Result<()> {
+        // Somebody has switched it on, or another removal has taken its disks, since it was looked at.
+        let old = ["InvalidPowerState", "GenericVmConfigFault", "FileLocked", "DeviceNotFound", "InvalidDeviceSpec"];
         let end = Instant::now() + BUSY;
         loop {
             match self.destroy_once(vm).await {
-                Err(error)
-                    if matches!(error.fault_name(), Some("InvalidPowerState" | "FileLocked"))
-                        && Instant::now() < end =>
-                {
+                Err(error) if error.fault_name().is_some_and(|name| old.contains(&name)) && Instant::now() < end => {
                     sleep(AGAIN).await;
                 }
                 other => return other,
@@ -332,7 +382,8 @@ impl Site {
     }
 
     async fn destroy_once(&self, vm: &ManagedObjectReference) -> Result<()> {
-        let facts = match self.session.read(vm, &["runtime.powerState", "config.files.vmPathName"]).await {
+        let wanted = ["runtime.powerState", "config.files.vmPathName", "config.hardware.device"];
+        let facts = match self.session.read(vm, &wanted).await {
             Ok(facts) => facts,
             Err(e) => return gone(Err(e)),
         };
@@ -346,11 +397,56 @@ impl Site {
                 self.delete_files(&folder.join(name)).await?;
             }
         }
+        self.remove_disks(vm, facts.all("config.hardware.device")?, folder.as_ref()).await?;
         gone(self.change(&methods::DestroyTask { this: vm.clone() }).await.map(drop))?;
-        match folder {
-            Some(folder) => self.delete_files(&folder).await,
-            None => Ok(()),
+        if let Some(folder) = folder {
+            // The VM is gone, and so is the container; of one that was seen somebody else looks after what is left.
+            let _ = self.delete_files(&folder).await;
         }
+        Ok(())
+    }
+
+    /// Takes the disks from a VM that is to be destroyed, and removes its own: a vCenter destroys, with a VM's disk, those below it
+    /// that no other VM has, and an image's last container would take the image along.
+    async fn remove_disks(
+        &self,
+        vm: &ManagedObjectReference,
+        devices: Vec<AnyVirtualDevice>,
+        folder: Option<&DatastorePath>,
+    ) -> Result<()> {
+        let disks: Vec<_> = devices.into_iter().filter(|d| matches!(d, AnyVirtualDevice::VirtualDisk(_))).collect();
+        if disks.is_empty() {
+            return Ok(());
+        }
+        let files = disks.iter().filter_map(disk_file).filter(|file| Some(&file.parent()) == folder);
+        let own: Vec<_> = files.collect();
+        let remove = |device| VirtualDeviceConfigSpec {
+            operation: Some(VirtualDeviceConfigSpecOperation::Remove),
+            device,
+            ..Default::default()
+        };
+        let spec =
+            VirtualMachineConfigSpec { device_change: disks.into_iter().map(remove).collect(), ..Default::default() };
+        gone(self.change(&methods::ReconfigVMTask { this: vm.clone(), spec }).await.map(drop))?;
+        for file in own {
+            self.delete_virtual_disk(&file).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The guest's document, or the copy of it: one of a VM that was made to its end.
+pub(crate) fn guest_of(options: &[OptionValue]) -> Option<String> {
+    value(options, KEY_CONTAINER).or_else(|| value(options, KEY_GUEST))
+}
+
+/// The file of a disk.
+pub(crate) fn disk_file(device: &AnyVirtualDevice) -> Option<DatastorePath> {
+    match &device.backing {
+        Some(AnyVirtualDeviceBackingInfo::VirtualDiskFlatVer2BackingInfo(backing)) => {
+            DatastorePath::parse(&backing.file_name)
+        }
+        _ => None,
     }
 }
 
@@ -364,14 +460,6 @@ fn gone(outcome: Result<()>) -> Result<()> {
     match outcome {
         Err(e) if e.is_not_found() => Ok(()),
         other => other,
-    }
-}
-
-/// `InvalidPowerState` tells that it is so already.
-fn is_so(outcome: Result<Option<AnyValue>>) -> Result<()> {
-    match outcome {
-        Err(e) if e.fault_name() == Some("InvalidPowerState") => Ok(()),
-        other => other.map(drop),
     }
 }
 

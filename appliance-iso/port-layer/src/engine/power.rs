@@ -55,6 +55,9 @@ impl Engine {
         self.off(id).await?;
         let before = self.table().find(id)?.clone();
         self.hang_up(id);
+        if before.lost {
+            self.site.restore_guest(&vm(&before), before.run.as_ref()).await.map_err(|error| of(&before, error))?;
+        }
         // First, for by it the guest's word on the run before is told from the first of the new one's.
         self.note(&before, |_| Restarts { count, last: before.run.clone(), ..Restarts::default() }).await?;
         self.site.start(&vm(&before)).await.map_err(|error| of(&before, error))?;

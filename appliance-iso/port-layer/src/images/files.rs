@@ -9,12 +9,21 @@ use crate::Site;
 
 /// Bytes read at once.
 const PIECE: usize = 1 << 20;
+/// More than a disk's descriptor has, bytes.
+const DESCRIPTOR: usize = 64 << 10;
 
 fn not_found<T>(outcome: Result<T>) -> Result<Option<T>> {
     match outcome {
         Err(e) if e.is_not_found() => Ok(None),
         other => other.map(Some),
     }
+}
+
+/// A disk's descriptor without the mark of a disk that is not to be removed; none where there is no mark, or no descriptor.
+fn unmarked(descriptor: &[u8]) -> Option<Vec<u8>> {
+    let text = std::str::from_utf8(descriptor).ok().filter(|text| text.starts_with("# Disk DescriptorFile"))?;
+    let kept: String = text.split_inclusive('\n').filter(|line| !line.starts_with("ddb.deletable")).collect();
+    (kept.len() < text.len()).then(|| kept.into_bytes())
 }
 
 impl Site {
@@ -65,6 +74,30 @@ impl Site {
         }
     }
 
+    /// Removes a virtual disk with all of its files; one that is not there is as good.
+    pub(crate) async fn delete_virtual_disk(&self, disk: &DatastorePath) -> Result<()> {
+        let manager = self.session.content().virtual_disk_manager.clone();
+        let delete = methods::DeleteVirtualDiskTask {
+            this: manager.ok_or_else(|| Error::Invalid("vSphere has no manager of virtual disks".into()))?,
+            name: disk.to_string(),
+            datacenter: Some(self.datacenter.clone()),
+        };
+        not_found(self.session.run(&delete).await).map(drop)
+    }
+
+    /// Lets a disk be removed that others were based on: vSphere marks such a one, and does not remove it.
+    pub(crate) async fn make_deletable(&self, disk: &DatastorePath) -> Result<()> {
+        let Some(piece) = not_found(self.session.read_piece(&self.datacenter_path, disk, 0, DESCRIPTOR).await)? else {
+            return Ok(());
+        };
+        match unmarked(&piece.bytes) {
+            Some(descriptor) if piece.size == piece.bytes.len() as u64 => {
+                self.session.write_file(&self.datacenter_path, disk, descriptor).await
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Removes a file, or a folder with what is in it; what is not there is as good.
     pub(crate) async fn delete_files(&self, path: &DatastorePath) -> Result<()> {
         let delete = methods::DeleteDatastoreFileTask {
@@ -93,5 +126,21 @@ impl Site {
             return Ok(found.file.iter().map(|f| f.path.clone()).collect());
         }
         Err(Error::Invalid(format!("the datacenter has no datastore {:?}", folder.datastore)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_descriptor_loses_its_mark_and_nothing_else() {
+        let descriptor = |mark: &str| format!("# Disk DescriptorFile\nversion=1\n{mark}ddb.uuid = \"60 00\"\n");
+        let marked = descriptor("ddb.deletable = \"false\"\n");
+        assert_eq!(unmarked(marked.as_bytes()), Some(descriptor("").into_bytes()));
+        assert_eq!(unmarked(descriptor("").as_bytes()), None);
+        for other in [&b"KDMV\x01\0\0\0ddb.deletable = \"false\"\n"[..], b"", b"ddb.deletable = \"false\"\n"] {
+            assert_eq!(unmarked(other), None);
+        }
     }
 }
