@@ -97,7 +97,8 @@ impl Datastore {
         let below = |name: &str| VirtualDiskFlatVer2BackingInfo { base: file(&self.disk(name)), ..Default::default() };
         let backing = VirtualDiskFlatVer2BackingInfo {
             base: file(&self.disk(name)),
-            disk_mode: "persistent".into(),
+            // A snapshot of the endpoint VM, a backup's, is none of what is written to it.
+            disk_mode: "independent_persistent".into(),
             thin_provisioned: Some(true),
             parent: parent.map(|p| Box::new(below(p))),
             ..Default::default()
@@ -140,7 +141,7 @@ impl Datastore {
     async fn reconfigure(&self, change: VirtualDeviceConfigSpec) -> Result<()> {
         let spec = VirtualMachineConfigSpec { device_change: vec![change], ..Default::default() };
         let this = self.site.endpoint.clone();
-        self.site.session.run(&methods::ReconfigVMTask { this, spec }).await.map(drop)
+        self.site.change(&methods::ReconfigVMTask { this, spec }).await.map(drop)
     }
 
     /// Makes a disk and attaches it; without a parent it gets an empty file system.
@@ -234,6 +235,9 @@ impl Backend for Datastore {
 
     async fn delete_disk(&self, name: &str) -> Result<(), BackendError> {
         self.let_go(name).await?;
+        let disk = self.disk(name);
+        self.site.make_deletable(&disk).await?;
+        self.site.delete_virtual_disk(&disk).await?;
         Ok(self.site.delete_files(&self.folder(name)).await?)
     }
 
