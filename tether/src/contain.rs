@@ -103,6 +103,8 @@ impl<S: System, K: Keys, L: Links> Guest<S, K, L> {
                 };
                 process.has_ended();
                 run.finished_ns = Some(now_ns());
+                // What it has written may be long in coming to its disk, and who has asked it to end must not take it for deaf.
+                self.tell(&run).await;
                 // What the process has left behind ends with it, and with that the streams.
                 self.system.kill_others();
                 output.finish().await;

@@ -15,7 +15,8 @@ pub struct Run {
     /// When the process started, nanoseconds since 1970; absent before.
     #[serde(default)]
     pub started_ns: Option<u64>,
-    /// When the process ended, nanoseconds since 1970; absent before.
+    /// When the process ended, nanoseconds since 1970; absent before.  It is there while the state is still [`State::Running`]: then
+    /// what the process has written is on its way to the disk.
     #[serde(default)]
     pub finished_ns: Option<u64>,
 }

@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | `run` | runs until it is asked to end |
 //! | `deaf` | runs, and does not listen when it is asked to end |
+//! | `slow MILLISECONDS` | ends at once when it is asked to, and is so long in writing its disk |
 //! | `exit CODE MILLISECONDS` | ends by itself |
 //! | `fail` | cannot be started |
 //! | `crash` | the VM goes off before the guest has said anything |
@@ -21,7 +22,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt as _;
 use std::sync::mpsc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use guestinfo::{Channel, HostRequest};
 use serde_json::{Value, json};
@@ -141,14 +142,33 @@ fn play(listener: &UnixListener) -> ! {
             let asked = requests.recv_timeout(Duration::from_millis(milliseconds.parse().unwrap()));
             if asked.is_ok() { TERMINATED } else { code.parse().unwrap() }
         }
+        ["slow", milliseconds] => {
+            let _ = requests.recv();
+            run.finished_ns = now();
+            say(&run);
+            let end = Instant::now() + Duration::from_millis(milliseconds.parse().unwrap());
+            while requests.recv_timeout(end.saturating_duration_since(Instant::now())).is_ok() {}
+            TERMINATED
+        }
         ["deaf"] => loop {
             // The channel lives as long as its thread: this waits for the VM's end.
             let _: Result<HostRequest, _> = requests.recv();
         },
-        _ => {
-            let _ = requests.recv();
-            TERMINATED
-        }
+        _ => loop {
+            let request = requests.recv();
+            if request != Ok(HostRequest::Reboot) {
+                break TERMINATED;
+            }
+            run.state = State::Exited { code: TERMINATED, out_of_memory: false };
+            run.finished_ns = now();
+            say(&run);
+            // A firmware and a kernel take their time.
+            let _ = requests.recv_timeout(Duration::from_secs(1));
+            run = Run::new(&container.id);
+            say(&run);
+            (run.started_ns, run.state) = (now(), State::Running);
+            say(&run);
+        },
     };
     run.state = State::Exited { code, out_of_memory: false };
     run.finished_ns = now();

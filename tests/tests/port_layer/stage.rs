@@ -83,6 +83,11 @@ impl Stage {
         start(&self.lab, &self.config, &History::default()).await
     }
 
+    /// The engine after this one, whose connection was lost.
+    pub(crate) async fn next_engine(&self) -> Arc<Engine> {
+        start(&self.lab, &self.config, &self.history).await
+    }
+
     /// `docker create`; gives the id.
     pub(crate) async fn create(&self, name: &str, args: &[&str], host_config: &str) -> Result<String, Failure> {
         // Its beginning is in the VM's name, and tells it from others.

@@ -38,6 +38,11 @@ pub struct Container {
 }
 
 impl Container {
+    /// Whether its process has ended, although its guest may still write its disk.
+    pub fn has_ended(&self) -> bool {
+        !self.phase().is_alive() || self.run.as_ref().is_some_and(|run| run.finished_ns.is_some())
+    }
+
     /// Where it stands.
     pub fn phase(&self) -> Phase {
         match Phase::of(self.power, self.run.as_ref()) {

@@ -12,7 +12,7 @@ use crate::container::health;
 use crate::container::phase::{Phase, Power};
 use crate::container::reconciler::Watched;
 use crate::container::restart::{self, Policy};
-use crate::container::table::{Change, Container};
+use crate::container::table::{Change, Container, Table};
 use crate::control::Guests;
 
 /// Pause before what failed is tried again.
@@ -93,12 +93,14 @@ async fn follow_name(engine: Weak<Engine>, id: String, name: String) {
     }
 }
 
-/// Lets go of what is kept for containers that are gone, here and on the datastore, whoever removed them.
-pub(super) async fn forget(engine: Weak<Engine>, watched: Watched) {
-    let mut known: BTreeMap<String, Option<DatastorePath>> = BTreeMap::new();
+/// Lets go of what is kept for containers that are gone, here and on the datastore, whoever removed them.  `before` is what the
+/// engine before this one saw last.
+pub(super) async fn forget(engine: Weak<Engine>, watched: Watched, before: Table) {
+    let files = |table: &Table| table.iter().map(|c| (c.record.id.clone(), c.files.clone())).collect();
+    let mut known: BTreeMap<String, Option<DatastorePath>> = files(&before);
     loop {
         let gone = watched.until(|table| {
-            let now = table.iter().map(|c| (c.record.id.clone(), c.files.clone())).collect();
+            let now = files(table);
             let mut gone = std::mem::replace(&mut known, now);
             gone.retain(|id, _| !known.contains_key(id));
             (!gone.is_empty()).then_some(gone)
@@ -219,20 +221,23 @@ async fn restart_one(engine: Weak<Engine>, run: RunOf, pause: Duration, count: u
             // Somebody may have started, stopped or removed it.
             let table = engine.table();
             let Ok(container) = table.find(id) else { return };
-            // One that is being removed is left alone.
             let wanted = match engine.phase(container) {
-                Phase::Restarting { .. } => true,
+                Phase::Restarting { .. } => Some(true),
                 // One that was stopped, at the endpoint VM's start.
-                Phase::Exited { .. } => pause.is_zero(),
-                _ => false,
+                Phase::Exited { .. } => Some(pause.is_zero()),
+                // Left alone, unless it comes to nothing.
+                Phase::Removing => None,
+                _ => Some(false),
             };
-            if !wanted || run_of(container) != run {
+            if wanted == Some(false) || run_of(container) != run {
                 return;
             }
-            match engine.power_on(id, count).await {
-                // What has no process now will have none in a moment either.
-                Ok(_) | Err(Failure::NotFound(_) | Failure::NoProcess { .. }) => return,
-                Err(_) => {}
+            if wanted.is_some() {
+                match engine.power_on(id, count).await {
+                    // What has no process now will have none in a moment either.
+                    Ok(_) | Err(Failure::NotFound(_) | Failure::NoProcess { .. }) => return,
+                    Err(_) => {}
+                }
             }
         }
         drop(engine);

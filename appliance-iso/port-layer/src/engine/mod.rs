@@ -157,8 +157,9 @@ impl Engine {
     /// Those of vSphere.
     pub async fn start(site: Site, history: History, guests: Option<Guests>) -> Result<Arc<Self>, SiteError> {
         let images = Arc::new(Images::open(Datastore::open(site.clone()).await?).await?);
+        let before = history.seen();
         // The endpoint VM has just started, and nobody has seen a container yet.
-        let first = history.seen().is_none();
+        let first = before.is_none();
         let reconciler = Reconciler::start(&site, &history).await?;
         let swept = Arc::clone(&images);
         // What cannot be removed now is tried again at the next start.
@@ -180,7 +181,7 @@ impl Engine {
         });
         tokio::spawn(keep::sweep(Arc::downgrade(&engine), engine.watched().clone()));
         tokio::spawn(keep::follow_names(Arc::downgrade(&engine), engine.watched().clone()));
-        tokio::spawn(keep::forget(Arc::downgrade(&engine), engine.watched().clone()));
+        tokio::spawn(keep::forget(Arc::downgrade(&engine), engine.watched().clone(), before.unwrap_or_default()));
         tokio::spawn(keep::clear_away(Arc::downgrade(&engine), engine.watched().clone()));
         tokio::spawn(keep::restart(Arc::downgrade(&engine), engine.watched().clone(), first));
         if let Some(guests) = engine.guests.clone() {
@@ -224,16 +225,26 @@ impl Engine {
         let _making = Making::begin(&self.making, &record.id);
         let image = self.images.backend().disk(&record.disk);
         let new = New { record: &record, guest: &guest, image: &image, memory_mib: size.memory_mib, cpus: size.cpus };
-        if let Err(NotMade { error, left }) = self.site.create(new).await {
-            if let Some(vm) = left {
-                tokio::spawn(keep::discard(Arc::downgrade(self), vm));
+        let vm = match self.site.create(new).await {
+            Ok(vm) => vm,
+            Err(NotMade { error, left }) => {
+                if let Some(vm) = left {
+                    tokio::spawn(keep::discard(Arc::downgrade(self), vm));
+                }
+                return Err(error.into());
             }
-            return Err(error.into());
-        }
+        };
         let listed = self.watched().until(|table| table.find(&record.id).is_ok().then_some(()));
         match timeout(OFF, listed).await {
-            Ok(listed) => Ok(listed?),
-            Err(_) => Err(Failure::Late { name: record.name, what: "was created, and is not listed yet" }),
+            // Where vSphere is not watched any more the next engine lists it, for it is whole.
+            Ok(_) => Ok(()),
+            Err(_) => {
+                tokio::spawn(keep::discard(Arc::downgrade(self), vm));
+                Err(Failure::Late {
+                    name: record.name,
+                    what: "was created, and vSphere does not list it: it is removed again",
+                })
+            }
         }
     }
 

@@ -19,6 +19,8 @@ const PREPARE: Duration = Duration::from_secs(180);
 const STOP: Duration = Duration::from_secs(10);
 /// What the way to the guest and back may take beyond that.
 const GRACE: Duration = Duration::from_secs(5);
+/// How long the guest of a process that has ended may take to write what is left in its memory to its disk.
+const FLUSH: Duration = Duration::from_secs(600);
 /// The signal that asks a process to end, unless its container has one of its own.
 const SIGTERM: i32 = 15;
 /// The signal that no process survives, and that the end of its VM amounts to.
@@ -52,7 +54,11 @@ impl Engine {
     /// Starts a container, by its policy for the time `count`, or by a client.
     pub(super) async fn power_on(&self, id: &str, count: u32) -> Result<Outcome> {
         // A guest whose process has ended powers itself off.
-        self.off(id).await?;
+        if self.off(id).await? {
+            // Or starts anew, for somebody has told it to.
+            let _ = timeout(PREPARE, self.until(id, |phase| *phase != Phase::Starting)).await;
+            return Ok(Outcome::Already);
+        }
         let before = self.table().find(id)?.clone();
         self.hang_up(id);
         if before.lost {
@@ -165,7 +171,7 @@ impl Engine {
             asked = self.site.shut_down(&vm(&container)).await.is_ok();
         }
         // A guest that does not listen, yet or any more, is powered off at once.
-        if !asked || timeout(limit + GRACE, self.until(id, |p| !p.is_alive())).await.is_err() {
+        if !asked || timeout(limit + GRACE, self.until_ended(id)).await.is_err() {
             self.tell(&container, Change::Kill { signal: SIGKILL });
             self.site.power_off(&vm(&container)).await.map_err(|error| of(&container, error))?;
         }
@@ -206,7 +212,7 @@ impl Engine {
         }
         self.tell(&container, Change::Kill { signal: number });
         let sent = self.send_signal(&container, number, Duration::ZERO).await;
-        let ended = async { sent.is_ok() && timeout(GRACE, self.until(id, |p| !p.is_alive())).await.is_ok() };
+        let ended = async { sent.is_ok() && timeout(GRACE, self.until_ended(id)).await.is_ok() };
         if !ended.await {
             self.site.power_off(&vm(&container)).await.map_err(|error| of(&container, error))?;
         }
@@ -243,9 +249,15 @@ impl Engine {
         Ok(found.await?)
     }
 
-    /// Waits until the VM is off, which it is about to be.
+    /// Waits until the container's process has ended, or it is gone.
+    async fn until_ended(&self, id: &str) -> Result<()> {
+        Ok(self.watched().until(|t| t.find(id).map_or(true, Container::has_ended).then_some(())).await?)
+    }
+
+    /// Waits until the VM is off, which it is about to be: as soon as its guest has written its disk.
     async fn until_off(&self, container: &Container) -> Result<Outcome> {
         let id = &container.record.id;
+        let _ = timeout(FLUSH, self.until(id, |phase| !phase.is_alive())).await;
         let off = self.watched().until(|t| t.find(id).map_or(true, |c| c.power == Power::Off).then_some(()));
         match timeout(OFF, off).await {
             Ok(off) => Ok(off.map(|()| Outcome::Done)?),
@@ -253,14 +265,17 @@ impl Engine {
         }
     }
 
-    /// Sees to it that the VM of a container without a process is off.
-    async fn off(&self, id: &str) -> Result<()> {
+    /// Sees to it that the VM of a container without a process is off.  True when it is not, for its guest has started anew, and a
+    /// process with it.
+    async fn off(&self, id: &str) -> Result<bool> {
         let container = self.table().find(id)?.clone();
-        if self.until_off(&container).await.is_err() {
+        let is_settled = |c: &Container| c.power == Power::Off || c.phase().is_alive();
+        let settled = self.watched().until(|t| t.find(id).map_or(true, is_settled).then_some(()));
+        if timeout(OFF, settled).await.is_err() {
             self.site.power_off(&vm(&container)).await.map_err(|error| of(&container, error))?;
             self.until_off(&container).await?;
         }
-        Ok(())
+        Ok(self.table().find(id)?.phase().is_alive())
     }
 }
 
