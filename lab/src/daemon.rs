@@ -66,7 +66,8 @@ pub(crate) async fn run(dir: &LabDir) -> Result<()> {
 
     let network = Arc::new(Network::open(&dir.namespace(), range)?);
     let place = Place { run, network: network.clone(), accelerator: accelerator.clone() };
-    let lab = Lab::open(dir, settings.clone(), place)?;
+    let thumbprint = identity.thumbprint()?;
+    let lab = Lab::open(dir, settings.clone(), place, thumbprint.clone())?;
     network.add_bridge(SERVED_BRIDGE)?;
     let names = [(HOST_NAME.to_owned(), range.gateway().to_string())];
     Dhcp::ensure(&network, SERVED_BRIDGE, &dhcp_files(dir), &names).await?;
@@ -99,7 +100,7 @@ pub(crate) async fn run(dir: &LabDir) -> Result<()> {
         shape: settings.shape,
         url: format!("https://{outer}"),
         inner_url: format!("https://{}", inner.ip()),
-        thumbprint: identity.thumbprint()?,
+        thumbprint,
         accelerator: accelerator.now(),
         namespace: network.namespace().name().into(),
         pid: std::process::id(),

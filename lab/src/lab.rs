@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use tokio::sync::watch;
 
-use crate::api::Sessions;
+use crate::api::{Sessions, Tickets};
 use crate::control::VmStatus;
 use crate::dir::LabDir;
 use crate::error::{Error, Result};
@@ -26,6 +26,8 @@ pub(crate) struct Lab {
     runtime: OnceLock<Runtime>,
     faults: Faults,
     sessions: Sessions,
+    tickets: Tickets,
+    thumbprint: String,
     /// Objects that a task works on, with the task.
     busy: Mutex<HashMap<String, String>>,
 }
@@ -47,11 +49,11 @@ impl Drop for Busy {
 }
 
 impl Lab {
-    /// Loads the inventory and makes ready to run VMs in `place`.
+    /// Loads the inventory and makes ready to run VMs in `place`; `thumbprint` is that of the API's certificate.
     ///
     /// # Errors
     /// When the inventory cannot be read.
-    pub(crate) fn open(dir: &LabDir, settings: Settings, place: Place) -> Result<Arc<Self>> {
+    pub(crate) fn open(dir: &LabDir, settings: Settings, place: Place, thumbprint: String) -> Result<Arc<Self>> {
         let world = World::open(dir.inventory(), dir.datastores(), settings.clone())?;
         let lab = Arc::new(Self {
             settings,
@@ -61,6 +63,8 @@ impl Lab {
             runtime: OnceLock::new(),
             faults: Faults::default(),
             sessions: Sessions::default(),
+            tickets: Tickets::default(),
+            thumbprint,
             busy: Mutex::default(),
         });
         let link = Arc::new(Link(Arc::downgrade(&lab)));
@@ -107,6 +111,16 @@ impl Lab {
     /// The API's sessions.
     pub(crate) fn sessions(&self) -> &Sessions {
         &self.sessions
+    }
+
+    /// The tickets for requests to hosts.
+    pub(crate) fn tickets(&self) -> &Tickets {
+        &self.tickets
+    }
+
+    /// The SHA-1 thumbprint of the API's certificate, which is the hosts', too.
+    pub(crate) fn thumbprint(&self) -> &str {
+        &self.thumbprint
     }
 
     /// The running VMs.

@@ -2,7 +2,7 @@
 //!
 //! Requests go in as envelopes, at the place where the HTTP server hands them over, and come back as envelopes.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,14 +35,22 @@ pub(super) struct Bench {
 impl Bench {
     /// A lab of the vCenter shape, or of the ESXi one, with the administrator logged in.
     pub(super) async fn new(esxi: bool) -> Self {
+        Self::wanted(Wanted { esxi, ..Wanted::default() }).await
+    }
+
+    /// A vCenter's with so many hosts.
+    pub(super) async fn with_hosts(hosts: u32) -> Self {
+        Self::wanted(Wanted { hosts: Some(hosts), ..Wanted::default() }).await
+    }
+
+    async fn wanted(wanted: Wanted) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let dir = LabDir::open(folder.path()).unwrap();
-        let wanted =
-            Wanted { esxi, password: Some(Secret::new(PASSWORD)), readonly: vec![READER.into()], ..Wanted::default() };
+        let wanted = Wanted { password: Some(Secret::new(PASSWORD)), readonly: vec![READER.into()], ..wanted };
         let settings = Settings::settle(None, &wanted).unwrap();
         let network = Arc::new(Network::unwired(settings.range.parse().unwrap()));
         let place = Place { run: folder.path().join("run"), network, accelerator: Arc::new(Choice::tcg()) };
-        let lab = Lab::open(&dir, settings, place).unwrap();
+        let lab = Lab::open(&dir, settings, place, "AB:CD".into()).unwrap();
         let mut bench = Self { lab, cookie: None, _folder: folder };
         let user = bench.lab.settings().shape.user();
         bench.log_in(user).await.unwrap();
@@ -63,10 +71,16 @@ impl Bench {
         }
     }
 
+    /// The key of the session that is logged in.
+    pub(super) fn cookie(&self) -> &str {
+        self.cookie.as_deref().unwrap()
+    }
+
     /// Sends an envelope as it is.
     pub(super) async fn post(&self, envelope: &str) -> Reply {
         let (peer, agent) = (IpAddr::V4(Ipv4Addr::LOCALHOST), "bench".to_owned());
-        dispatch::answer(self.lab.clone(), peer, agent, self.cookie.clone(), envelope).await
+        let at = SocketAddr::new(peer, 443);
+        dispatch::answer(self.lab.clone(), peer, at, agent, self.cookie.clone(), envelope).await
     }
 
     /// Calls a method.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use vim25_types::soap::Fault;
 use vim25_types::{
-    AnyFileInfo, AnyFileQuery, AnyValue, FileInfo, FolderFileInfo, HostDatastoreBrowserSearchResults,
+    AnyFileInfo, AnyFileQuery, AnyValue, AnyVirtualDevice, FileInfo, FolderFileInfo, HostDatastoreBrowserSearchResults,
     HostDatastoreBrowserSearchSpec, IsoImageFileInfo, ManagedObjectReference as Moref, VmConfigFileInfo,
     VmDiskFileInfo, VmLogFileInfo, methods as m,
 };
@@ -61,8 +61,20 @@ pub(super) fn in_use(lab: &Lab, path: &DatastorePath, running: bool) -> bool {
     })
 }
 
+/// The host that holds the file's lock, by its id: it runs a VM that writes the file through a serial port.
+pub(super) fn held_by(lab: &Lab, path: &DatastorePath) -> Option<String> {
+    let writes = |device: &AnyVirtualDevice| {
+        matches!(device, AnyVirtualDevice::VirtualSerialPort(_))
+            && file_backing(device).is_some_and(|file| file.parse().as_ref() == Ok(path))
+    };
+    lab.read(|w| {
+        let mut on = w.vms().filter(|(_, vm)| vm.is_on());
+        on.find(|(_, vm)| vm.devices().iter().any(writes)).map(|(_, vm)| vm.host.clone())
+    })
+}
+
 /// The file that a CD-ROM drive or a serial port is connected to.
-fn file_backing(device: &vim25_types::AnyVirtualDevice) -> Option<String> {
+fn file_backing(device: &AnyVirtualDevice) -> Option<String> {
     use vim25_types::AnyVirtualDeviceBackingInfo as Backing;
     match device.backing.as_ref()? {
         Backing::VirtualCdromIsoBackingInfo(b) => Some(b.file_name.clone()),

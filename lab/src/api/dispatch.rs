@@ -4,7 +4,7 @@
 //! exist, has it such a method, may the caller.  Fault rules are asked before the caller is, because they may end its
 //! session; a request that no vSphere would have understood they do not see.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vim25_types::schema::{self, FieldDesc, Kind, MethodDesc};
@@ -13,7 +13,9 @@ use vim25_types::xml::Element;
 use vim25_types::{ManagedObjectReference as Moref, Method, Value, methods as m};
 
 use super::session::Session;
-use super::{access, collector, datastore, disk, fault, host, inventory, managers, search, session, vm, vm_power};
+use super::{
+    access, collector, datastore, disk, fault, host, inventory, managers, search, session, ticket, vm, vm_power,
+};
 use crate::faults::Effect;
 use crate::lab::Lab;
 
@@ -43,6 +45,8 @@ pub(crate) struct Cx {
     pub(crate) lab: Arc<Lab>,
     pub(crate) session: Option<Arc<Session>>,
     pub(crate) peer: IpAddr,
+    /// Where the caller has reached the API.
+    pub(crate) at: SocketAddr,
     pub(crate) agent: String,
     pub(crate) method: String,
     cookie: Arc<Mutex<Option<String>>>,
@@ -68,7 +72,14 @@ impl Cx {
 }
 
 /// Answers an envelope.
-pub(super) async fn answer(lab: Arc<Lab>, peer: IpAddr, agent: String, cookie: Option<String>, text: &str) -> Reply {
+pub(super) async fn answer(
+    lab: Arc<Lab>,
+    peer: IpAddr,
+    at: SocketAddr,
+    agent: String,
+    cookie: Option<String>,
+    text: &str,
+) -> Reply {
     let call = match soap::open(text) {
         Ok(Body::Call(call)) => call,
         Ok(Body::Fault(_)) => return failed(&fault::invalid_request("a fault is not a request")),
@@ -131,7 +142,7 @@ pub(super) async fn answer(lab: Arc<Lab>, peer: IpAddr, agent: String, cookie: O
     if call.name == "Login" && !lab.sessions().has_room() {
         return Reply::TooManySessions;
     }
-    let cx = Cx { lab, session, peer, agent, method: call.name.clone(), cookie: Arc::default(), task_fault };
+    let cx = Cx { lab, session, peer, at, agent, method: call.name.clone(), cookie: Arc::default(), task_fault };
     if let Err(fault) = check_object(&cx, &this, &call) {
         return failed(&fault);
     }
@@ -230,6 +241,7 @@ async fn call_method(cx: &Cx, this: Moref, call: &Element) -> Result<String, Fau
         Logout => session::logout,
         SessionIsActive => session::is_active,
         TerminateSession => session::terminate,
+        AcquireGenericServiceTicket => ticket::acquire,
         CancelRetrievePropertiesEx => collector::cancel_retrieve,
         CreateFilter => collector::create_filter,
         DestroyPropertyFilter => collector::destroy_filter,
@@ -258,6 +270,7 @@ async fn call_method(cx: &Cx, this: Moref, call: &Element) -> Result<String, Fau
         CreateVMTask => vm::create,
         CreateChildVMTask => vm::create_child,
         ReconfigVMTask => vm::reconfigure,
+        RelocateVMTask => vm::relocate,
         PowerOnVMTask => vm_power::power_on,
         PowerOffVMTask => vm_power::power_off,
         ResetVMTask => vm_power::reset,

@@ -1,11 +1,13 @@
 //! `/folder`: datastore files over HTTP, as vSphere serves them.
 //!
 //! `GET`, `HEAD`, `PUT`, `DELETE` of `/folder/PATH?dcPath=DATACENTER&dsName=DATASTORE`, by session cookie or basic
-//! authentication.  An upload is written aside and renamed when it is complete: a broken one leaves nothing.
+//! authentication.  A request with a ticket is one to the host that the ticket is for, and is read there: what a running VM
+//! writes is read through its own host.  An upload is written aside and renamed when it is complete: a broken one leaves nothing.
 
 use std::io::SeekFrom;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use base64::Engine as _;
 use bytes::Bytes;
@@ -18,7 +20,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 
 use super::access::{self, Role};
-use super::http::{Body, Dropped, full, plain, session_cookie};
+use super::http::{Body, Dropped, full, plain, session_cookie, ticket_cookie};
 use crate::faults::Effect;
 use crate::lab::Lab;
 use crate::world::DatastorePath;
@@ -29,7 +31,8 @@ const CHUNK: usize = 256 * 1024;
 type Answer = Result<Response<Body>, Response<Body>>;
 
 pub(super) async fn handle(lab: Arc<Lab>, request: Request<Incoming>) -> Result<Response<Body>, Dropped> {
-    let method = format!("{} /folder", request.method());
+    let server = if ticket_cookie(&request).is_some() { "host" } else { "" };
+    let method = format!("{} {server}/folder", request.method());
     let verdict = lab.faults().judge(&method, &[request.uri().path()]);
     if !verdict.delay.is_zero() {
         tokio::time::sleep(verdict.delay).await;
@@ -59,17 +62,21 @@ fn refuse(status: StatusCode, text: impl Into<String>) -> Response<Body> {
     plain(status, text.into())
 }
 
-/// The role of whoever sends the request.
-fn role(lab: &Lab, request: &Request<Incoming>) -> Option<Role> {
+/// The role of whoever sends the request, and the host that it goes to when it is none for the API's own address.
+fn role<B>(lab: &Lab, request: &Request<B>) -> Option<(Role, Option<String>)> {
+    if let Some(id) = ticket_cookie(request) {
+        let ticket = lab.tickets().take(&id, request.method(), request.uri(), Instant::now())?;
+        return Some((ticket.role, Some(ticket.host)));
+    }
     if let Some(session) = session_cookie(request).and_then(|key| lab.sessions().find(&key)) {
-        return Some(session.role);
+        return Some((session.role, None));
     }
     let basic =
         request.headers().get(AUTHORIZATION).and_then(|v| v.to_str().ok()).and_then(|v| v.strip_prefix("Basic "));
     let decoded = basic.and_then(|b| base64::engine::general_purpose::STANDARD.decode(b.trim()).ok());
     let text = decoded.and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
     let (user, password) = text.split_once(':')?;
-    access::authenticate(lab, user, password).map(|(_, role)| role)
+    access::authenticate(lab, user, password).map(|(_, role)| (role, None))
 }
 
 /// The bytes of a percent-encoded text.
@@ -87,8 +94,8 @@ fn unescape(text: &str) -> Option<String> {
     String::from_utf8(out).ok()
 }
 
-/// The datastore path and the file that a URL names.
-fn target(lab: &Lab, request: &Request<Incoming>) -> Result<(DatastorePath, PathBuf), Response<Body>> {
+/// The datastore path and the file that a URL names; a host has but one datacenter.
+fn target<B>(lab: &Lab, request: &Request<B>, host: bool) -> Result<(DatastorePath, PathBuf), Response<Body>> {
     let wrong = |text: &str| refuse(StatusCode::BAD_REQUEST, format!("{text}\n"));
     let query = request.uri().query().unwrap_or_default();
     let parameter = |name: &str| {
@@ -97,11 +104,16 @@ fn target(lab: &Lab, request: &Request<Incoming>) -> Result<(DatastorePath, Path
     };
     let datastore = parameter("dsName").ok_or_else(|| wrong("dsName is missing"))?;
     if let Some(centre) = parameter("dcPath") {
-        let known = lab.read(|w| w.entries().any(|e| e.kind() == "Datacenter" && e.name == centre.trim_matches('/')));
+        let centre = centre.trim_matches('/');
+        let known = if host {
+            centre == "ha-datacenter"
+        } else {
+            lab.read(|w| w.entries().any(|e| e.kind() == "Datacenter" && e.name == centre))
+        };
         if !known {
             return Err(refuse(StatusCode::NOT_FOUND, format!("there is no datacenter {centre}\n")));
         }
-    } else if lab.read(|w| w.shape()) == crate::settings::Shape::Vcenter {
+    } else if !host && lab.read(|w| w.shape()) == crate::settings::Shape::Vcenter {
         return Err(wrong("dcPath is missing"));
     }
     let path = request.uri().path().strip_prefix("/folder").unwrap_or_default();
@@ -113,8 +125,9 @@ fn target(lab: &Lab, request: &Request<Incoming>) -> Result<(DatastorePath, Path
     Ok((parsed, file))
 }
 
-async fn serve(lab: &Arc<Lab>, request: Request<Incoming>) -> Answer {
-    let Some(role) = role(lab, &request) else {
+/// Who may send the request, and the file that it is about.
+fn admit<B>(lab: &Lab, request: &Request<B>) -> Result<(DatastorePath, PathBuf), Response<Body>> {
+    let Some((role, host)) = role(lab, request) else {
         let mut response = refuse(StatusCode::UNAUTHORIZED, "log in first\n");
         let challenge = HeaderValue::from_static("Basic realm=\"VMware HTTP server\"");
         response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
@@ -125,9 +138,35 @@ async fn serve(lab: &Arc<Lab>, request: Request<Incoming>) -> Answer {
     if !role.grants(privilege) {
         return Err(refuse(StatusCode::FORBIDDEN, format!("it needs {privilege}\n")));
     }
-    let (path, file) = target(lab, &request)?;
+    let found = target(lab, request, host.is_some())?;
+    if reads && !reaches(lab, host.as_deref(), &found.0) {
+        return Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, "another host holds the file's lock\n"));
+    }
+    Ok(found)
+}
+
+/// Whether the file can be read by way of `host`.  The API's own address passes a request to any host: where there are several,
+/// to a wrong one.
+fn reaches(lab: &Lab, host: Option<&str>, path: &DatastorePath) -> bool {
+    match (super::datastore::held_by(lab, path), host) {
+        (None, _) => true,
+        (Some(holder), Some(host)) => holder == host,
+        (Some(_), None) => lab.read(|w| w.hosts().len()) == 1,
+    }
+}
+
+/// Answers a request that reads.
+pub(super) async fn read<B>(lab: &Lab, request: &Request<B>) -> Answer {
+    let (_, file) = admit(lab, request)?;
+    get(request, &file).await
+}
+
+async fn serve(lab: &Arc<Lab>, request: Request<Incoming>) -> Answer {
+    if matches!(*request.method(), Method::GET | Method::HEAD) {
+        return read(lab, &request).await;
+    }
+    let (path, file) = admit(lab, &request)?;
     match *request.method() {
-        Method::GET | Method::HEAD => get(&request, &file).await,
         Method::PUT => put(lab, request, &path, &file).await,
         Method::DELETE => {
             if super::datastore::in_use(lab, &path, false) {
@@ -161,7 +200,7 @@ fn range(header: &str, size: u64) -> Option<Result<(u64, u64), ()>> {
     if first > last || first >= size { Some(Err(())) } else { Some(Ok((first, last - first + 1))) }
 }
 
-async fn get(request: &Request<Incoming>, path: &Path) -> Answer {
+async fn get<B>(request: &Request<B>, path: &Path) -> Answer {
     let metadata = tokio::fs::metadata(path).await.map_err(|e| io(&e))?;
     if metadata.is_dir() {
         return Err(refuse(StatusCode::FORBIDDEN, "it is a folder\n"));
@@ -177,7 +216,7 @@ async fn get(request: &Request<Incoming>, path: &Path) -> Answer {
             return Err(response);
         }
     };
-    let body = if request.method() == Method::HEAD { full("") } else { read(path, first, length).await? };
+    let body = if request.method() == Method::HEAD { full("") } else { part(path, first, length).await? };
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -195,7 +234,7 @@ fn header(text: &str) -> HeaderValue {
 }
 
 /// Streams a part of a file.
-async fn read(path: &Path, first: u64, length: u64) -> Result<Body, Response<Body>> {
+async fn part(path: &Path, first: u64, length: u64) -> Result<Body, Response<Body>> {
     let mut file = tokio::fs::File::open(path).await.map_err(|e| io(&e))?;
     file.seek(SeekFrom::Start(first)).await.map_err(|e| io(&e))?;
     let stream = futures_util::stream::try_unfold((file.take(length), vec![0; CHUNK]), |(mut file, mut chunk)| async {

@@ -46,10 +46,19 @@ fn xml(status: StatusCode, text: String) -> Response<Body> {
 
 /// The session named by a request's cookies.
 pub(super) fn session_cookie<B>(request: &Request<B>) -> Option<String> {
+    cookie(request, "vmware_soap_session")
+}
+
+/// The ticket that a request to a host comes with.
+pub(super) fn ticket_cookie<B>(request: &Request<B>) -> Option<String> {
+    cookie(request, "vmware_cgi_ticket")
+}
+
+fn cookie<B>(request: &Request<B>, name: &str) -> Option<String> {
     let cookies = request.headers().get_all(COOKIE).iter().filter_map(|v| v.to_str().ok());
     cookies
         .flat_map(|line| line.split(';'))
-        .find_map(|cookie| cookie.trim().strip_prefix("vmware_soap_session="))
+        .find_map(|cookie| cookie.trim().strip_prefix(name)?.strip_prefix('='))
         .map(|value| value.trim_matches('"').to_owned())
 }
 
@@ -63,18 +72,19 @@ const VERSIONS: &str = r#"<?xml version="1.0" encoding="UTF-8" ?>
 </namespaces>
 "#;
 
-/// Answers one request.
+/// Answers one request, which came to the address `at`.
 ///
 /// # Errors
 /// [`Dropped`] when a fault rule asks for it.
 pub(super) async fn handle(
     lab: Arc<Lab>,
     peer: SocketAddr,
+    at: SocketAddr,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Dropped> {
     let path = request.uri().path().to_owned();
     match (request.method(), path.as_str()) {
-        (&Method::POST, "/sdk" | "/sdk/") => soap(lab, peer, request).await,
+        (&Method::POST, "/sdk" | "/sdk/") => soap(lab, peer, at, request).await,
         (&Method::GET, "/sdk/vimServiceVersions.xml") => Ok(xml(StatusCode::OK, VERSIONS.into())),
         (&Method::GET, "/about") => {
             let about = lab.read(|w| w.about());
@@ -88,7 +98,12 @@ pub(super) async fn handle(
     }
 }
 
-async fn soap(lab: Arc<Lab>, peer: SocketAddr, request: Request<Incoming>) -> Result<Response<Body>, Dropped> {
+async fn soap(
+    lab: Arc<Lab>,
+    peer: SocketAddr,
+    at: SocketAddr,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Dropped> {
     let cookie = session_cookie(&request);
     let agent = request.headers().get(USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
     let body = match Limited::new(request.into_body(), MAX_ENVELOPE).collect().await {
@@ -98,7 +113,7 @@ async fn soap(lab: Arc<Lab>, peer: SocketAddr, request: Request<Incoming>) -> Re
     let Ok(text) = std::str::from_utf8(&body) else {
         return Ok(plain(StatusCode::BAD_REQUEST, "the envelope is not UTF-8\n"));
     };
-    match dispatch::answer(lab, peer.ip(), agent, cookie, text).await {
+    match dispatch::answer(lab, peer.ip(), at, agent, cookie, text).await {
         Reply::Response { text, cookie } => Ok(with_cookie(xml(StatusCode::OK, text), cookie)),
         Reply::Fault { text } => Ok(xml(StatusCode::INTERNAL_SERVER_ERROR, text)),
         Reply::TooManySessions => Ok(plain(StatusCode::SERVICE_UNAVAILABLE, "too many sessions\n")),

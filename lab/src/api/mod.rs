@@ -27,6 +27,7 @@ mod session;
 #[cfg(test)]
 mod strict;
 mod task;
+mod ticket;
 mod vm;
 mod vm_config;
 mod vm_power;
@@ -41,6 +42,7 @@ use tokio_rustls::TlsAcceptor;
 
 pub(crate) use inventory::escaped_name;
 pub(crate) use session::Sessions;
+pub(crate) use ticket::Tickets;
 
 use crate::error::{Error, Result};
 use crate::identity::Identity;
@@ -77,9 +79,10 @@ pub(crate) async fn serve(listener: TcpListener, tls: TlsAcceptor, lab: Arc<Lab>
         let (tls, lab) = (tls.clone(), lab.clone());
         tokio::spawn(async move {
             let _ = stream.set_nodelay(true);
+            let Ok(at) = stream.local_addr() else { return };
             // Whoever does not trust the certificate hangs up here; that is theirs to report.
             let Ok(stream) = tls.accept(stream).await else { return };
-            let service = hyper::service::service_fn(move |request| http::handle(lab.clone(), peer, request));
+            let service = hyper::service::service_fn(move |request| http::handle(lab.clone(), peer, at, request));
             // An error here is a peer that went away, or a rule that asked for a broken connection.
             let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });

@@ -4,10 +4,12 @@ use vim25_types::soap::Fault;
 use vim25_types::{
     AnyMethodFault, AnyValue, AnyVirtualDevice as Device, AnyVirtualDeviceBackingInfo as Backing,
     DistributedVirtualSwitchPortConnection, HostPortGroupSpec, ManagedObjectReference as Moref, OptionValue,
-    ParaVirtualSCSIController, VirtualDeviceConfigSpec, VirtualDeviceConfigSpecFileOperation as FileOperation,
-    VirtualDeviceConfigSpecOperation as Operation, VirtualDisk, VirtualDiskFlatVer2BackingInfo,
-    VirtualEthernetCardDistributedVirtualPortBackingInfo, VirtualLsiLogicController, VirtualMachineConfigSpec,
-    VirtualMachineFileInfo, VirtualSCSISharing, VirtualVmxnet3, methods as m,
+    ParaVirtualSCSIController, SessionManagerGenericServiceTicket, SessionManagerHttpServiceRequestSpec,
+    VirtualDeviceConfigSpec, VirtualDeviceConfigSpecFileOperation as FileOperation,
+    VirtualDeviceConfigSpecOperation as Operation, VirtualDeviceFileBackingInfo, VirtualDisk,
+    VirtualDiskFlatVer2BackingInfo, VirtualEthernetCardDistributedVirtualPortBackingInfo, VirtualLsiLogicController,
+    VirtualMachineConfigSpec, VirtualMachineFileInfo, VirtualMachineRelocateSpec, VirtualSCSISharing,
+    VirtualSerialPort, VirtualSerialPortFileBackingInfo, VirtualVmxnet3, methods as m,
 };
 
 use super::bench::{Bench, READER, fault_of};
@@ -272,6 +274,95 @@ async fn a_missing_privilege_is_named_with_its_object() {
         other => panic!("{other:?}"),
     }
     refused(bench.log_in("nobody").await, "InvalidLogin");
+}
+
+/// A VM whose serial port writes a file, which is there.
+async fn writer(bench: &Bench) -> Moref {
+    let file_name = "[datastore1] writer/output.log".into();
+    let base = VirtualDeviceFileBackingInfo { file_name, ..Default::default() };
+    let backing = VirtualSerialPortFileBackingInfo { base };
+    let mut port = VirtualSerialPort::default();
+    (port.key, port.backing) = (-1, Some(backing.into()));
+    let vm = create(bench, "writer", vec![add(port)]).await;
+    let file = |name: &str| bench.lab.read(|w| w.file(&format!("[datastore1] writer/{name}"))).unwrap();
+    for name in ["output.log", "other.log"] {
+        std::fs::write(file(name), name).unwrap();
+    }
+    vm
+}
+
+/// The URL of the file that it writes, on a host.
+fn output_on(host: &str) -> String {
+    format!("https://{host}/folder/writer/output.log?dcPath=ha-datacenter&dsName=datastore1")
+}
+
+async fn ticket(bench: &Bench, url: &str) -> Result<SessionManagerGenericServiceTicket, Fault> {
+    let this = bench.lab.read(|w| w.service_content()).session_manager.unwrap();
+    let spec =
+        SessionManagerHttpServiceRequestSpec { method: Some("httpGet".into()), url: url.into(), ..Default::default() };
+    bench.call(&m::AcquireGenericServiceTicket { this, spec: spec.into() }).await
+}
+
+/// The status of a GET with a cookie.
+async fn get(bench: &Bench, url: &str, cookie: &str) -> u16 {
+    let request = hyper::Request::get(url).header(hyper::header::COOKIE, cookie).body(()).unwrap();
+    let answer = super::folder_http::read(&bench.lab, &request).await;
+    answer.unwrap_or_else(|refusal| refusal).status().as_u16()
+}
+
+/// The status of a GET with a ticket that was asked for `asked`.
+async fn by_ticket(bench: &Bench, asked: &str, url: &str) -> u16 {
+    let ticket = ticket(bench, asked).await.unwrap();
+    get(bench, url, &format!("vmware_cgi_ticket={}", ticket.id)).await
+}
+
+#[tokio::test]
+async fn a_file_that_a_running_vm_writes_is_read_through_its_host() {
+    let bench = Bench::with_hosts(2).await;
+    let vm = writer(&bench).await;
+    let (one, two) = (output_on("esx1.lab.test"), output_on("esx2.lab.test"));
+    let vcenter = "https://vcenter.lab.test/folder/writer/output.log?dcPath=dc1&dsName=datastore1";
+    let session = format!("vmware_soap_session={}", bench.cookie());
+    let statuses = async || {
+        let (one, two) = (by_ticket(&bench, &one, &one).await, by_ticket(&bench, &two, &two).await);
+        (one, two, get(&bench, vcenter, &session).await)
+    };
+    assert_eq!(statuses().await, (200, 200, 200));
+    bench.set_power(&vm, Power::On);
+    assert_eq!(statuses().await, (200, 500, 500));
+    let other = vcenter.replace("output", "other");
+    assert_eq!(get(&bench, &other, &session).await, 200, "nobody has it open");
+    let spec =
+        VirtualMachineRelocateSpec { host: Some(bench.find("HostSystem", "esx2.lab.test")), ..Default::default() };
+    bench.run(&m::RelocateVMTask { this: vm.clone(), spec, priority: None }).await.unwrap();
+    assert_eq!(statuses().await, (500, 200, 500));
+    bench.set_power(&vm, Power::Off);
+    assert_eq!(statuses().await, (200, 200, 200));
+
+    let alone = Bench::new(false).await;
+    let vm = writer(&alone).await;
+    alone.set_power(&vm, Power::On);
+    let session = format!("vmware_soap_session={}", alone.cookie());
+    assert_eq!(get(&alone, vcenter, &session).await, 200, "there is no wrong host");
+}
+
+#[tokio::test]
+async fn a_ticket_is_for_one_request_of_one_url() {
+    let mut bench = Bench::with_hosts(2).await;
+    writer(&bench).await;
+    let one = output_on("esx1.lab.test");
+    let cookie = format!("vmware_cgi_ticket={}", ticket(&bench, &one).await.unwrap().id);
+    assert_eq!(get(&bench, &one, &cookie).await, 200);
+    assert_eq!(get(&bench, &one, &cookie).await, 401, "it is used up");
+    assert_eq!(by_ticket(&bench, &one, &one.replace("output", "other")).await, 401);
+    assert_eq!(get(&bench, &one, "vmware_cgi_ticket=made-up").await, 401);
+    let centre = one.replace("ha-datacenter", "dc1");
+    assert_eq!(by_ticket(&bench, &centre, &centre).await, 404, "a host knows no datacenter of vCenter's");
+    for url in [&output_on("esx3.lab.test"), "no URL"] {
+        refused(ticket(&bench, url).await, "InvalidArgument");
+    }
+    bench.log_in(READER).await.unwrap();
+    assert_eq!(by_ticket(&bench, &one, &one).await, 403, "it may no more than who asked for it");
 }
 
 #[tokio::test]

@@ -204,6 +204,26 @@ pub(super) async fn reconfigure(cx: &Cx, request: m::ReconfigVMTask) -> Result<M
     }))
 }
 
+/// Moves a VM to another host; its files stay where they are.
+pub(super) async fn relocate(cx: &Cx, request: m::RelocateVMTask) -> Result<Moref, Fault> {
+    let (lab, this, spec) = (cx.lab.clone(), request.this.clone(), request.spec);
+    Ok(cx.task("VirtualMachine.relocate", &request.this, async move {
+        if spec.datastore.is_some() || spec.folder.is_some() || spec.pool.is_some() || !spec.device_change.is_empty() {
+            return Err(fault::not_supported("moving a VM elsewhere than to another host"));
+        }
+        let to = spec.host.ok_or_else(|| fault::invalid_argument("spec.host", "it is missing"))?;
+        lab.change(|w| {
+            let pool = w.pool(&vm(w, &this)?.pool).ok_or_else(|| fault::not_found(&this))?;
+            let near = w.children(&pool.owner).any(|e| e.id == to.value && matches!(e.object, Object::Host(_)));
+            if !near {
+                return Err(fault::invalid_argument("spec.host", "it is not one of the pool's"));
+            }
+            w.vm_mut(&this.value).ok_or_else(|| fault::not_found(&this))?.host = to.value;
+            Ok(None)
+        })
+    }))
+}
+
 async fn change(lab: &Arc<Lab>, this: &Moref, spec: &VirtualMachineConfigSpec, user: &str) -> Result<(), Fault> {
     let name = spec.name.as_deref().map(checked_name).transpose()?;
     let (config, plan, old, on) = lab.read(|w| {

@@ -5281,6 +5281,33 @@ impl Data for SessionManagerGenericServiceTicket {
     }
 }
 data_value!(SessionManagerGenericServiceTicket);
+/// `vim.SessionManager.HttpServiceRequestSpec`
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SessionManagerHttpServiceRequestSpec {
+    /// Fields of `SessionManagerServiceRequestSpec`.
+    pub base: SessionManagerServiceRequestSpec,
+    /// `method`
+    pub method: Option<String>,
+    /// `url`
+    pub url: String,
+}
+inherit!(SessionManagerHttpServiceRequestSpec: SessionManagerServiceRequestSpec);
+impl Data for SessionManagerHttpServiceRequestSpec {
+    const TYPE: &'static str = "SessionManagerHttpServiceRequestSpec";
+    fn encode_fields(&self, out: &mut Vec<Element>) {
+        self.base.encode_fields(out);
+        put_some(out, "method", &self.method);
+        put(out, "url", &self.url);
+    }
+    fn decode_fields(el: &Element) -> Result<Self, DecodeError> {
+        Ok(Self {
+            base: SessionManagerServiceRequestSpec::decode_fields(el)?,
+            method: get_some(el, "method")?,
+            url: get(el, "url")?,
+        })
+    }
+}
+data_value!(SessionManagerHttpServiceRequestSpec);
 /// `vim.SessionManager.LocalTicket`
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct SessionManagerLocalTicket {
@@ -5311,6 +5338,7 @@ impl Data for SessionManagerServiceRequestSpec {
     }
 }
 data_value!(SessionManagerServiceRequestSpec);
+any_of! { "Any `vim.SessionManager.ServiceRequestSpec`: the type itself or one derived from it." AnySessionManagerServiceRequestSpec: SessionManagerServiceRequestSpec { SessionManagerServiceRequestSpec, SessionManagerHttpServiceRequestSpec } }
 /// `vim.SharesInfo`
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct SharesInfo {

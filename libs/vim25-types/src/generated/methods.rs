@@ -9,7 +9,7 @@ pub struct AcquireGenericServiceTicket {
     /// The object that the method is called on.
     pub this: ManagedObjectReference,
     /// `spec`
-    pub spec: SessionManagerServiceRequestSpec,
+    pub spec: AnySessionManagerServiceRequestSpec,
 }
 impl Method for AcquireGenericServiceTicket {
     const NAME: &'static str = "AcquireGenericServiceTicket";

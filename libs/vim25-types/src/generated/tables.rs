@@ -2937,6 +2937,14 @@ pub(crate) static TYPES: &[TypeDesc] = &[
         ],
     },
     TypeDesc {
+        name: "SessionManagerHttpServiceRequestSpec",
+        base: "SessionManagerServiceRequestSpec",
+        fields: &[
+            FieldDesc { name: "method", ty: "string", kind: Kind::Xsd, array: false, optional: true },
+            FieldDesc { name: "url", ty: "string", kind: Kind::Xsd, array: false, optional: false },
+        ],
+    },
+    TypeDesc {
         name: "SessionManagerLocalTicket",
         base: "",
         fields: &[
