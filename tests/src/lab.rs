@@ -45,9 +45,9 @@ impl Lab {
     }
 
     /// Starts a lab whose VMs are no QEMU: their guests are played (see `src/bin/played-guest.rs`), and a VM is there in tens of
-    /// milliseconds.  All else is the lab's own: what it refuses, it refuses as ever.
-    pub fn played() -> Self {
-        Self::with(&[], true)
+    /// milliseconds.  All else is the lab's own: what it refuses, it refuses as ever.  `args` go to `vic-lab up`.
+    pub fn played(args: &[&str]) -> Self {
+        Self::with(args, true)
     }
 
     fn with(args: &[&str], played: bool) -> Self {

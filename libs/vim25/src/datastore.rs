@@ -67,16 +67,20 @@ impl std::fmt::Display for DatastorePath {
     }
 }
 
+/// The address of a datastore file on `server`; `datacenter` is its inventory path there, without the leading slash.
+pub(crate) fn file_url(server: &Url, datacenter: &str, file: &DatastorePath) -> Url {
+    let mut url = server.clone();
+    url.set_path("/folder");
+    if let Ok(mut segments) = url.path_segments_mut() {
+        segments.extend(file.path.split('/'));
+    }
+    url.query_pairs_mut().append_pair("dcPath", datacenter).append_pair("dsName", &file.datastore);
+    url
+}
+
 impl Session {
-    /// The address of a datastore file; `datacenter` is its inventory path without the leading slash.
     fn file_url(&self, datacenter: &str, file: &DatastorePath) -> Url {
-        let mut url = self.options().target.clone();
-        url.set_path("/folder");
-        if let Ok(mut segments) = url.path_segments_mut() {
-            segments.extend(file.path.split('/'));
-        }
-        url.query_pairs_mut().append_pair("dcPath", datacenter).append_pair("dsName", &file.datastore);
-        url
+        file_url(&self.options().target, datacenter, file)
     }
 
     /// Uploads a local file; `progress` is told the bytes sent so far, from 0 again at each new try.
@@ -230,7 +234,8 @@ impl Session {
         }
     }
 
-    async fn read_piece_once(
+    /// [`Self::read_piece`], tried once.
+    pub(crate) async fn read_piece_once(
         &self,
         datacenter: &str,
         file: &DatastorePath,
@@ -238,40 +243,51 @@ impl Session {
         length: usize,
     ) -> Result<Piece> {
         let url = self.file_url(datacenter, file);
-        let last = offset.saturating_add(length as u64).saturating_sub(1);
         let request = self.http(reqwest::Method::GET, url.clone());
-        let request = request.header(reqwest::header::RANGE, format!("bytes={offset}-{last}"));
-        let response = request.send().await.map_err(|e| self.http_error(e))?;
-        let status = response.status();
-        let range = response.headers().get(reqwest::header::CONTENT_RANGE).and_then(|v| v.to_str().ok());
-        let size = range.and_then(|r| r.rsplit_once('/')?.1.parse().ok());
-        if status == reqwest::StatusCode::RANGE_NOT_SATISFIABLE {
-            // Some servers do not say the size here; that there is nothing at `offset` is what counts.
-            return Ok(Piece { bytes: Vec::new(), size: size.unwrap_or(offset) });
-        }
-        let response = accept(&url, response)?;
-        // A server that takes no ranges sends everything: what lies before is passed over.
-        let partial = status == reqwest::StatusCode::PARTIAL_CONTENT;
-        let (mut skip, size) = match (partial, size) {
-            (true, Some(size)) => (0, size),
-            (true, None) => {
-                return Err(Error::Protocol { what: bare(&url), reason: "a part without its Content-Range".into() });
-            }
-            (false, _) => (offset, response.content_length().unwrap_or(0)),
-        };
-        let mut body = response.bytes_stream().map_err(|e| self.http_error(e)).boxed();
-        let mut bytes = Vec::new();
-        while bytes.len() < length {
-            let chunk = tokio::time::timeout(STALL, body.next()).await.map_err(|_| stalled(&url))?;
-            let Some(chunk) = chunk.transpose()? else { break };
-            let passed = usize::try_from(skip).unwrap_or(usize::MAX).min(chunk.len());
-            skip -= passed as u64;
-            let chunk = &chunk[passed..];
-            bytes.extend_from_slice(&chunk[..chunk.len().min(length - bytes.len())]);
-        }
-        let end = offset + bytes.len() as u64;
-        Ok(Piece { bytes, size: size.max(if skip == 0 { end } else { 0 }) })
+        piece(&url, request, offset, length, |e| self.http_error(e)).await
     }
+}
+
+/// Sends a GET of `url` for a piece of the file there; `failed` turns what happens on the way into an error.
+pub(crate) async fn piece(
+    url: &Url,
+    request: reqwest::RequestBuilder,
+    offset: u64,
+    length: usize,
+    failed: impl Fn(reqwest::Error) -> Error + Send,
+) -> Result<Piece> {
+    let last = offset.saturating_add(length as u64).saturating_sub(1);
+    let request = request.header(reqwest::header::RANGE, format!("bytes={offset}-{last}"));
+    let response = request.send().await.map_err(&failed)?;
+    let status = response.status();
+    let range = response.headers().get(reqwest::header::CONTENT_RANGE).and_then(|v| v.to_str().ok());
+    let size = range.and_then(|r| r.rsplit_once('/')?.1.parse().ok());
+    if status == reqwest::StatusCode::RANGE_NOT_SATISFIABLE {
+        // Some servers do not say the size here; that there is nothing at `offset` is what counts.
+        return Ok(Piece { bytes: Vec::new(), size: size.unwrap_or(offset) });
+    }
+    let response = accept(url, response)?;
+    // A server that takes no ranges sends everything: what lies before is passed over.
+    let partial = status == reqwest::StatusCode::PARTIAL_CONTENT;
+    let (mut skip, size) = match (partial, size) {
+        (true, Some(size)) => (0, size),
+        (true, None) => {
+            return Err(Error::Protocol { what: bare(url), reason: "a part without its Content-Range".into() });
+        }
+        (false, _) => (offset, response.content_length().unwrap_or(0)),
+    };
+    let mut body = response.bytes_stream().map_err(failed).boxed();
+    let mut bytes = Vec::new();
+    while bytes.len() < length {
+        let chunk = tokio::time::timeout(STALL, body.next()).await.map_err(|_| stalled(url))?;
+        let Some(chunk) = chunk.transpose()? else { break };
+        let passed = usize::try_from(skip).unwrap_or(usize::MAX).min(chunk.len());
+        skip -= passed as u64;
+        let chunk = &chunk[passed..];
+        bytes.extend_from_slice(&chunk[..chunk.len().min(length - bytes.len())]);
+    }
+    let end = offset + bytes.len() as u64;
+    Ok(Piece { bytes, size: size.max(if skip == 0 { end } else { 0 }) })
 }
 
 fn stalled(url: &Url) -> Error {

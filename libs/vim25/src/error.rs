@@ -5,6 +5,7 @@ use std::time::Duration;
 use vim25_types::soap::Fault;
 use vim25_types::{AnyMethodFault, ManagedObjectReference};
 
+use crate::datastore::DatastorePath;
 use crate::trust::TrustProblem;
 
 /// What can go wrong between us and vSphere.
@@ -38,6 +39,21 @@ pub enum Error {
         url: String,
         /// Status code.
         status: u16,
+    },
+    /// A file that a running VM has open, which neither its host nor vCenter would read.
+    #[error(
+        "{file} can be read through the host that runs {vm} only, and that failed (vCenter answered HTTP {status}): let \
+         this machine reach the hosts on TCP port 443"
+    )]
+    Held {
+        /// The file.
+        file: DatastorePath,
+        /// The VM.
+        vm: ManagedObjectReference,
+        /// vCenter's answer.
+        status: u16,
+        /// Why the host did not read it.
+        source: Box<Error>,
     },
     /// An answer that does not follow the protocol.
     #[error("{what}: the answer is not what vSphere sends: {reason}")]

@@ -5,7 +5,8 @@
 //! * [`property`]: reads through the property collector, with paging;
 //! * [`watch`]: the one `WaitForUpdatesEx` loop of a session, for tasks and for watches;
 //! * [`inventory`]: inventory paths, names and suggestions;
-//! * [`datastore`]: files on datastores, up and down, with progress and retry.
+//! * [`datastore`]: files on datastores, up and down, with progress and retry;
+//! * [`vm_file`]: files that a running VM has open, through its host.
 
 pub mod datastore;
 mod error;
@@ -13,6 +14,7 @@ pub mod inventory;
 pub mod property;
 mod session;
 pub mod trust;
+pub mod vm_file;
 pub mod watch;
 mod wire_log;
 

@@ -97,14 +97,7 @@ impl Session {
     /// [`Error::Unreachable`], [`Error::Trust`], or the fault of the login (`InvalidLogin`).
     pub async fn connect(options: Options) -> Result<Self> {
         let verifier = Verifier::new(options.trust.clone())?;
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(verifier.client_config()?)
-            .user_agent(&options.user_agent)
-            .connect_timeout(Duration::from_secs(15))
-            .tcp_keepalive(Duration::from_secs(30))
-            .no_proxy()
-            .build()
-            .map_err(|e| Error::Invalid(format!("no HTTP client can be made: {e}")))?;
+        let http = client(&verifier, &options.user_agent, Duration::from_secs(15))?;
         let mut inner = Inner {
             http,
             verifier,
@@ -247,15 +240,11 @@ impl Inner {
     }
 
     fn target(&self) -> String {
-        let host = self.options.target.host_str().unwrap_or("");
-        self.options.target.port().map_or_else(|| host.to_owned(), |p| format!("{host}:{p}"))
+        authority(&self.options.target)
     }
 
     fn http_error(&self, source: reqwest::Error) -> Error {
-        match self.verifier.problem(&self.target()) {
-            Some(problem) => Error::Trust(Box::new(problem)),
-            None => Error::Unreachable { target: self.target(), source: source.without_url() },
-        }
+        self.verifier.failure(self.target(), source)
     }
 
     async fn log_in(&self) -> Result<()> {
@@ -324,6 +313,24 @@ impl Inner {
         }
         Ok(text)
     }
+}
+
+/// An HTTP client whose servers are judged by `verifier`.
+pub(crate) fn client(verifier: &Arc<Verifier>, user_agent: &str, connect: Duration) -> Result<reqwest::Client> {
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(verifier.client_config()?)
+        .user_agent(user_agent)
+        .connect_timeout(connect)
+        .tcp_keepalive(Duration::from_secs(30))
+        .no_proxy()
+        .build()
+        .map_err(|e| Error::Invalid(format!("no HTTP client can be made: {e}")))
+}
+
+/// `host[:port]` of an address.
+pub(crate) fn authority(url: &Url) -> String {
+    let host = url.host_str().unwrap_or("");
+    url.port().map_or_else(|| host.to_owned(), |p| format!("{host}:{p}"))
 }
 
 /// `name=value` of the session cookie, if the answer sets it.

@@ -183,8 +183,16 @@ impl Verifier {
             .with_no_client_auth())
     }
 
+    /// What an HTTP failure of `target` means: a certificate that was refused is told as such.
+    pub(crate) fn failure(&self, target: String, source: reqwest::Error) -> Error {
+        match self.problem(&target) {
+            Some(problem) => Error::Trust(Box::new(problem)),
+            None => Error::Unreachable { target, source: source.without_url() },
+        }
+    }
+
     /// The certificate that was refused last, as an error about `target`.
-    pub(crate) fn problem(&self, target: &str) -> Option<TrustProblem> {
+    fn problem(&self, target: &str) -> Option<TrustProblem> {
         let (der, reason) = self.refused.lock().unwrap_or_else(|e| e.into_inner()).take()?;
         let expected = if let Trust::Thumbprints(prints) = &self.trust { prints.clone() } else { Vec::new() };
         let found = Some(CertificateFacts::of(&der));

@@ -43,8 +43,12 @@ impl WireLog {
     }
 }
 
-/// Replaces what must not be shown: passwords, session keys, and values of options whose key speaks of secrets.
+/// Replaces what must not be shown: passwords, session keys, tickets, and values of options whose key speaks of secrets.
 fn mask(el: &mut Element) {
+    if el.name == "AcquireGenericServiceTicketResponse" {
+        let fields = el.children.iter_mut().flat_map(|ticket| &mut ticket.children);
+        fields.filter(|f| f.name == "id").for_each(|id| secret::PLACEHOLDER.clone_into(&mut id.text));
+    }
     mask_keys(&mut el.text);
     let secret_option = el.child("key").is_some_and(|k| k.text.contains("secret"));
     let login = el.name == "LoginResponse" || el.child("userName").is_some_and(|_| el.child("loginTime").is_some());
@@ -75,6 +79,17 @@ fn mask_keys(text: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_ticket_is_masked() {
+        let answer = "<AcquireGenericServiceTicketResponse><returnval><id>planted</id><hostName>esx1</hostName></returnval>\
+                      </AcquireGenericServiceTicketResponse>";
+        let mut el = Element::parse(answer).unwrap();
+        mask(&mut el);
+        let mut out = String::new();
+        el.write(&mut out);
+        assert!(!out.contains("planted") && out.contains("esx1"), "{out}");
+    }
 
     #[test]
     fn passwords_and_secret_options_are_masked_and_nothing_else() {

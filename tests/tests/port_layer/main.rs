@@ -10,4 +10,5 @@ mod admin;
 mod ends;
 mod faults;
 mod interleavings;
+mod logs;
 mod stage;

@@ -68,8 +68,13 @@ struct Contents {
 }
 
 impl Stage {
+    /// On two hosts: what a running VM has open, vCenter cannot read.
     pub(crate) async fn up() -> Self {
-        let lab = Lab::played();
+        Self::with_hosts(2).await
+    }
+
+    pub(crate) async fn with_hosts(hosts: u32) -> Self {
+        let lab = Lab::played(&["--hosts", &hosts.to_string()]);
         let admin = lab.stage.session().await;
         let (config, pool, holder) = make_vch(&admin, &lab).await;
         let history = History::default();

@@ -12,7 +12,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use vim25::Result;
 use vim25::datastore::{DatastorePath, Piece};
-use vim25::types::ManagedObjectReference;
+use vim25::types::{AnyVirtualDevice, AnyVirtualDeviceBackingInfo, ManagedObjectReference};
+use vim25::vm_file::VmFile;
 
 use super::audience::Seat;
 use super::output::{Line, Lines};
@@ -54,10 +55,7 @@ pub struct LogQuery {
 pub type LogLines = mpsc::Receiver<Result<Line>>;
 
 /// The output file of one container.
-pub(super) struct Output {
-    site: Site,
-    file: DatastorePath,
-}
+pub(super) struct Output(VmFile);
 
 /// A place in the output file, and what stands before it of a record that is not complete.
 #[derive(Debug, Default)]
@@ -69,16 +67,22 @@ pub(super) struct Place {
 impl Output {
     pub(super) async fn find(site: &Site, vm: &str) -> Result<Self> {
         let vm = ManagedObjectReference::new("VirtualMachine", vm);
-        let path: String =
-            site.session.read(&vm, &["config.files.vmPathName"]).await?.require("config.files.vmPathName")?;
-        let vmx = DatastorePath::parse(&path)
-            .ok_or_else(|| vim25::Error::Invalid(format!("the VM's file {path:?} is no datastore path")))?;
-        Ok(Self { site: site.clone(), file: vmx.parent().join(OUTPUT) })
+        let facts = site.session.read(&vm, &["config.files.vmPathName", "config.hardware.device"]).await?;
+        let file = match port(&facts.all("config.hardware.device")?) {
+            Some(file) => file,
+            None => {
+                let path: String = facts.require("config.files.vmPathName")?;
+                let vmx = DatastorePath::parse(&path)
+                    .ok_or_else(|| vim25::Error::Invalid(format!("the VM's file {path:?} is no datastore path")))?;
+                vmx.parent().join(OUTPUT)
+            }
+        };
+        Ok(Self(VmFile::new(&site.session, &site.datacenter_path, vm, file)))
     }
 
     /// A piece from `offset` on; a process that has not run has no file.
     async fn read(&self, offset: u64, length: usize) -> Result<Piece> {
-        match self.site.session.read_piece(&self.site.datacenter_path, &self.file, offset, length).await {
+        match self.0.read_piece(offset, length).await {
             Err(e) if e.is_not_found() => Ok(Piece::default()),
             other => other,
         }
@@ -135,6 +139,17 @@ impl Output {
             window = window.saturating_mul(4);
         }
     }
+}
+
+/// The file of the VM's port for output.  After a Storage vMotion it stays where it was, and the VM's configuration does not.
+fn port(devices: &[AnyVirtualDevice]) -> Option<DatastorePath> {
+    devices.iter().find_map(|device| {
+        let AnyVirtualDevice::VirtualSerialPort(port) = device else { return None };
+        let AnyVirtualDeviceBackingInfo::VirtualSerialPortFileBackingInfo(file) = port.backing.as_ref()? else {
+            return None;
+        };
+        DatastorePath::parse(&file.file_name).filter(|path| path.path.rsplit('/').next() == Some(OUTPUT))
+    })
 }
 
 /// Lines in a window.
@@ -317,6 +332,10 @@ fn from_now(ns: u64) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use vim25::types::{
+        VirtualDevice, VirtualDeviceFileBackingInfo, VirtualSerialPort, VirtualSerialPortFileBackingInfo,
+    };
+
     use super::*;
 
     fn line(stream: Stream, time_ns: u64, whole: bool) -> Line {
@@ -331,6 +350,19 @@ mod tests {
         let some = LogQuery { since_ns: Some(5), until_ns: Some(6), ..all };
         let times: Vec<u64> = (4..8).filter(|t| some.wants(&line(Stream::Stdout, *t, true))).collect();
         assert_eq!(times, [5, 6]);
+    }
+
+    #[test]
+    fn the_output_is_where_the_port_writes_it() {
+        let port_to = |name: &str| {
+            let file = VirtualDeviceFileBackingInfo { file_name: name.into(), ..Default::default() };
+            let backing = Some(VirtualSerialPortFileBackingInfo { base: file }.into());
+            let base = VirtualDevice { backing, ..Default::default() };
+            AnyVirtualDevice::from(VirtualSerialPort { base, yield_on_poll: true })
+        };
+        let devices = [port_to("[old] vm/tether.log"), port_to("[old] vm/output.log")];
+        assert_eq!(port(&devices), Some(DatastorePath::new("old", "vm/output.log")));
+        assert_eq!(port(&devices[..1]), None);
     }
 
     #[test]
