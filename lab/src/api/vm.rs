@@ -204,7 +204,8 @@ pub(super) async fn reconfigure(cx: &Cx, request: m::ReconfigVMTask) -> Result<M
     }))
 }
 
-/// Moves a VM to another host; its files stay where they are.
+/// Moves a VM to another host; its files stay where they are.  Of a running one the serial ports that write to files are left
+/// disconnected, as ESXi does it; the lab's write on all the same.
 pub(super) async fn relocate(cx: &Cx, request: m::RelocateVMTask) -> Result<Moref, Fault> {
     let (lab, this, spec) = (cx.lab.clone(), request.this.clone(), request.spec);
     Ok(cx.task("VirtualMachine.relocate", &request.this, async move {
@@ -218,7 +219,12 @@ pub(super) async fn relocate(cx: &Cx, request: m::RelocateVMTask) -> Result<More
             if !near {
                 return Err(fault::invalid_argument("spec.host", "it is not one of the pool's"));
             }
-            w.vm_mut(&this.value).ok_or_else(|| fault::not_found(&this))?.host = to.value;
+            let vm = w.vm_mut(&this.value).ok_or_else(|| fault::not_found(&this))?;
+            vm.host = to.value;
+            let ports = vm.config.hardware.device.iter_mut().filter(|d| matches!(d, Device::VirtualSerialPort(_)));
+            for connect in ports.filter_map(|port| port.connectable.as_mut()) {
+                connect.connected = false;
+            }
             Ok(None)
         })
     }))

@@ -1,6 +1,7 @@
 //! The log of a container that runs: its file is the one that the host of its VM has locked.
 
 use std::io::Write as _;
+use std::time::Duration;
 
 use port_layer::Failure;
 use port_layer::container::logs::LogQuery;
@@ -8,7 +9,7 @@ use port_layer::container::vm::OUTPUT;
 use tether_proto::record::{Stream, encode};
 use vim25::Error;
 use vim25::datastore::DatastorePath;
-use vim25::types::{ManagedObjectReference, VirtualMachineRelocateSpec, methods};
+use vim25::types::{AnyVirtualDevice, ManagedObjectReference, VirtualMachineRelocateSpec, methods};
 use vim25::vm_file::VmFile;
 
 use crate::stage::{Stage, in_time, runtime};
@@ -20,6 +21,14 @@ const ALL: LogQuery =
 async fn create(stage: &Stage) -> ManagedObjectReference {
     let id = stage.create("one", &["run"], "{}").await.unwrap();
     ManagedObjectReference::new("VirtualMachine", &stage.engine.table().find(&id).unwrap().vm)
+}
+
+/// Whether the VM's ports are connected, of which it has two.
+async fn are_connected(stage: &Stage, vm: &ManagedObjectReference) -> bool {
+    let devices = stage.admin.read(vm, &["config.hardware.device"]).await.unwrap();
+    let devices: Vec<AnyVirtualDevice> = devices.all("config.hardware.device").unwrap();
+    let ports = devices.iter().filter(|d| matches!(d, AnyVirtualDevice::VirtualSerialPort(_)));
+    ports.filter(|p| p.connectable.as_ref().is_some_and(|c| c.connected)).count() == 2
 }
 
 /// Where the VM's output goes.
@@ -82,6 +91,13 @@ fn a_running_containers_log_is_read_through_its_host_and_follows_it_to_another()
         let host = Some(hosts.iter().find(empty).unwrap().reference.clone());
         let spec = VirtualMachineRelocateSpec { host, ..Default::default() };
         stage.admin.run(&methods::RelocateVMTask { this: vm.clone(), spec, priority: None }).await.unwrap();
+        // vSphere leaves its ports disconnected.
+        let ports = async {
+            while !are_connected(&stage, &vm).await {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        in_time("its ports", ports).await;
         say(&stage, &vm, "second").await;
         assert_eq!(next().await, "second\n");
         assert!(seen(&stage, "host") > 0);

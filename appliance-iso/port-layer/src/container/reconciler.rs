@@ -10,7 +10,7 @@ use tether_proto::{Container as Guest, Document, KEY_CONTAINER, KEY_EXIT, Run};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use vim25::property::{Object, paths, reachable, step};
-use vim25::types::VirtualMachinePowerState;
+use vim25::types::{ManagedObjectReference, VirtualMachinePowerState};
 use vim25::{Error, Result};
 
 use super::events::History;
@@ -49,7 +49,10 @@ impl Reconciler {
     /// # Errors
     /// Those of vSphere.
     pub async fn start(site: &Site, history: &History) -> Result<Self> {
-        let wanted = paths("VirtualMachine", &["name", "config.files.vmPathName", "runtime.powerState", EXTRA_CONFIG]);
+        let wanted = paths(
+            "VirtualMachine",
+            &["name", "config.files.vmPathName", "runtime.powerState", "runtime.host", EXTRA_CONFIG],
+        );
         let vms = step("vms", "ResourcePool", "vm", &[]);
         let watcher = site.session.another_watcher();
         let mut seen = watcher.watch(reachable(site.pool.clone(), vec![wanted], vec![vms])).await?;
@@ -193,7 +196,10 @@ fn find(object: &Object, vch: &str, table: &Table) -> Option<Found> {
     let vm = object.reference.value.clone();
     let files = object.get("config.files.vmPathName").ok().flatten().and_then(|path: String| folder_of(&path));
     let named = object.get("name").ok().flatten().and_then(|name: String| name_of_admin(&name, &record));
-    let container = Container { vm, files, named, record, power, run, mac, policy, restarts, lost, removing: false };
+    let host = object.get("runtime.host").ok().flatten().map(|host: ManagedObjectReference| host.value);
+    let host = host.unwrap_or_default();
+    let container =
+        Container { vm, files, named, record, power, host, run, mac, policy, restarts, lost, removing: false };
     Some(Found::Container(Box::new(container)))
 }
 

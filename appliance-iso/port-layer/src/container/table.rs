@@ -23,6 +23,8 @@ pub struct Container {
     pub record: Record,
     /// The VM's power.
     pub power: Power,
+    /// The id of the host that the VM is on; empty when it is not known.
+    pub host: String,
     /// The guest's last word on its run.
     pub run: Option<Run>,
     /// The MAC address of its card on the bridge network, lower-case with colons; empty when it is not known.
@@ -310,6 +312,7 @@ mod tests {
             named: None,
             record,
             power,
+            host: String::new(),
             run,
             mac: String::new(),
             policy: Policy::No,

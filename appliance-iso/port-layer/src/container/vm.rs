@@ -327,6 +327,34 @@ impl Site {
         gone(off.await.map(drop))
     }
 
+    /// Connects the VM's ports again that are to be connected and are not.
+    ///
+    /// # Errors
+    /// Those of vSphere.
+    pub(crate) async fn reconnect_ports(&self, vm: &ManagedObjectReference) -> Result<()> {
+        let devices: Vec<AnyVirtualDevice> =
+            self.session.read(vm, &["config.hardware.device"]).await?.all("config.hardware.device")?;
+        let lost = devices.into_iter().filter_map(|mut port| {
+            let connect = Some(&mut port)
+                .filter(|p| matches!(p, AnyVirtualDevice::VirtualSerialPort(_)))?
+                .connectable
+                .as_mut()?;
+            let lost = connect.start_connected && !std::mem::replace(&mut connect.connected, true);
+            lost.then_some(port)
+        });
+        let connect = |device| VirtualDeviceConfigSpec {
+            operation: Some(VirtualDeviceConfigSpecOperation::Edit),
+            device,
+            ..Default::default()
+        };
+        let device_change: Vec<_> = lost.map(connect).collect();
+        if device_change.is_empty() {
+            return Ok(());
+        }
+        let spec = VirtualMachineConfigSpec { device_change, ..Default::default() };
+        self.change(&methods::ReconfigVMTask { this: vm.clone(), spec }).await.map(drop)
+    }
+
     /// What the guest said last of its run, as vSphere has it now.
     ///
     /// # Errors

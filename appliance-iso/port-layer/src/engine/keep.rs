@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures_util::{StreamExt as _, stream};
 use vim25::datastore::DatastorePath;
 use vim25::types::ManagedObjectReference;
 
-use super::{Engine, Failure};
+use super::{Engine, Failure, vm};
 use crate::container::health;
 use crate::container::phase::{Phase, Power};
 use crate::container::reconciler::Watched;
@@ -15,6 +16,8 @@ use crate::container::restart::{self, Policy};
 use crate::container::table::{Change, Container, Table};
 use crate::control::Guests;
 
+/// So many VMs are looked at together.
+const AT_ONCE: usize = 8;
 /// Pause before what failed is tried again.
 const AGAIN: Duration = Duration::from_secs(10);
 
@@ -121,6 +124,43 @@ async fn clean_up(engine: Weak<Engine>, files: DatastorePath) {
     loop {
         let Some(engine) = engine.upgrade() else { return };
         if engine.site.remove_leavings(&files).await.is_ok() {
+            return;
+        }
+        drop(engine);
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Sees to it that containers' output has a file to go to, wherever they are: a vMotion leaves ports disconnected that write to files.
+pub(super) async fn reconnect(engine: Weak<Engine>, watched: Watched) {
+    // Where their ports are connected, or will be with the VM's power.
+    let mut known: BTreeMap<String, String> = BTreeMap::new();
+    loop {
+        let due = watched.until(|table| {
+            known.retain(|id, _| table.find(id).is_ok());
+            let off = table.iter().filter(|c| c.power == Power::Off);
+            known.extend(off.map(|c| (c.record.id.clone(), c.host.clone())));
+            let moved = table.iter().filter(|c| c.power == Power::On && known.get(&c.record.id) != Some(&c.host));
+            let due: Vec<_> = moved.cloned().collect();
+            (!due.is_empty()).then_some(due)
+        });
+        let Ok(due) = due.await else { return };
+        known.extend(due.iter().map(|c| (c.record.id.clone(), c.host.clone())));
+        // At an engine's start all of them are due.
+        let one = engine.clone();
+        tokio::spawn(stream::iter(due).for_each_concurrent(AT_ONCE, move |c| reconnect_one(one.clone(), c)));
+    }
+}
+
+/// Connects one's ports, and tries again as long as it is where it was.
+async fn reconnect_one(engine: Weak<Engine>, container: Container) {
+    loop {
+        let Some(engine) = engine.upgrade() else { return };
+        if engine.site.reconnect_ports(&vm(&container)).await.is_ok() {
+            return;
+        }
+        let is_there = |c: &Container| c.power == Power::On && c.host == container.host;
+        if !engine.table().find(&container.record.id).is_ok_and(is_there) {
             return;
         }
         drop(engine);

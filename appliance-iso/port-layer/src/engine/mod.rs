@@ -182,6 +182,7 @@ impl Engine {
         tokio::spawn(keep::sweep(Arc::downgrade(&engine), engine.watched().clone()));
         tokio::spawn(keep::follow_names(Arc::downgrade(&engine), engine.watched().clone()));
         tokio::spawn(keep::forget(Arc::downgrade(&engine), engine.watched().clone(), before.unwrap_or_default()));
+        tokio::spawn(keep::reconnect(Arc::downgrade(&engine), engine.watched().clone()));
         tokio::spawn(keep::clear_away(Arc::downgrade(&engine), engine.watched().clone()));
         tokio::spawn(keep::restart(Arc::downgrade(&engine), engine.watched().clone(), first));
         if let Some(guests) = engine.guests.clone() {

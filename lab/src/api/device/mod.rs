@@ -219,6 +219,8 @@ impl Planner<'_> {
         }
         match &device {
             Device::VirtualCdrom(_) => {}
+            // Connected or not; what it is connected to stays.
+            Device::VirtualSerialPort(_) if new.backing.is_none() || new.backing == device.backing => {}
             _ if is_nic(&device) => {}
             Device::VirtualDisk(disk) => {
                 let same = match (disk_backing(&device), disk_backing(new)) {
