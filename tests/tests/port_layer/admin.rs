@@ -162,6 +162,11 @@ fn the_last_container_of_an_image_does_not_take_the_image_along() {
             in_time("rm", stage.engine.remove_container("one", force)).await.unwrap();
             assert!(stage.image().exists(), "after rm with force {force}");
         }
+        // Nor does a create that is taken back while vSphere still gives the VM its disk.
+        stage.faults(&["add", "--method", "ReconfigVM_Task", "--times", "1", "--drop", "after"]);
+        stage.create("one", &["run"], "{}").await.unwrap_err();
+        stage.nothing_is_left().await;
+        assert!(stage.image().exists(), "after a create that failed");
     });
 }
 

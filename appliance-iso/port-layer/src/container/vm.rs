@@ -410,8 +410,7 @@ impl Site {
     }
 
     async fn destroy_once(&self, vm: &ManagedObjectReference) -> Result<()> {
-        let wanted = ["runtime.powerState", "config.files.vmPathName", "config.hardware.device"];
-        let facts = match self.session.read(vm, &wanted).await {
+        let facts = match self.session.read(vm, &["runtime.powerState", "config.files.vmPathName"]).await {
             Ok(facts) => facts,
             Err(e) => return gone(Err(e)),
         };
@@ -425,7 +424,11 @@ impl Site {
                 self.delete_files(&folder.join(name)).await?;
             }
         }
-        self.remove_disks(vm, facts.all("config.hardware.device")?, folder.as_ref()).await?;
+        match self.remove_disks(vm, folder.as_ref()).await {
+            // A file that is not found is no VM that is not.
+            Err(e) if e.fault_name() != Some("ManagedObjectNotFound") => return Err(e),
+            _ => {}
+        }
         gone(self.change(&methods::DestroyTask { this: vm.clone() }).await.map(drop))?;
         if let Some(folder) = folder {
             // The VM is gone, and so is the container; of one that was seen somebody else looks after what is left.
@@ -436,13 +439,17 @@ impl Site {
 
     /// Takes the disks from a VM that is to be destroyed, and removes its own: a vCenter destroys, with a VM's disk, those below it
     /// that no other VM has, and an image's last container would take the image along.
-    async fn remove_disks(
-        &self,
-        vm: &ManagedObjectReference,
-        devices: Vec<AnyVirtualDevice>,
-        folder: Option<&DatastorePath>,
-    ) -> Result<()> {
-        let disks: Vec<_> = devices.into_iter().filter(|d| matches!(d, AnyVirtualDevice::VirtualDisk(_))).collect();
+    async fn remove_disks(&self, vm: &ManagedObjectReference, folder: Option<&DatastorePath>) -> Result<()> {
+        let change = |device_change| {
+            let spec = VirtualMachineConfigSpec { device_change, ..Default::default() };
+            methods::ReconfigVMTask { this: vm.clone(), spec }
+        };
+        let mut disks = self.disks(vm).await?;
+        if disks.is_empty() {
+            // The change that gives it a disk may be under way, where its answer was lost: one that changes nothing comes after it.
+            self.change(&change(Vec::new())).await?;
+            disks = self.disks(vm).await?;
+        }
         if disks.is_empty() {
             return Ok(());
         }
@@ -453,13 +460,17 @@ impl Site {
             device,
             ..Default::default()
         };
-        let spec =
-            VirtualMachineConfigSpec { device_change: disks.into_iter().map(remove).collect(), ..Default::default() };
-        gone(self.change(&methods::ReconfigVMTask { this: vm.clone(), spec }).await.map(drop))?;
+        self.change(&change(disks.into_iter().map(remove).collect())).await?;
         for file in own {
             self.delete_virtual_disk(&file).await?;
         }
         Ok(())
+    }
+
+    async fn disks(&self, vm: &ManagedObjectReference) -> Result<Vec<AnyVirtualDevice>> {
+        let devices: Vec<AnyVirtualDevice> =
+            self.session.read(vm, &["config.hardware.device"]).await?.all("config.hardware.device")?;
+        Ok(devices.into_iter().filter(|d| matches!(d, AnyVirtualDevice::VirtualDisk(_))).collect())
     }
 }
 
