@@ -9,7 +9,7 @@ mod engine;
 pub mod images;
 mod site;
 
-pub use engine::{Engine, Failure, Outcome, Size, Until};
+pub use engine::{Engine, Failure, Outcome, Size, Until, Wait};
 pub use tether_proto as guest;
 
 pub use site::{Site, SiteError};

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use port_layer::Until;
 use port_layer::container::events::Subject;
-use port_layer::container::phase::Power;
+use port_layer::container::phase::{Phase, Power};
 use port_layer::container::table::{Change, Container, Table};
 use vim25::types::{ManagedObjectReference, VirtualMachineConfigSpec, methods};
 
@@ -119,11 +120,34 @@ fn a_running_container_that_vanishes_was_killed_to_those_who_wait() {
             stage.admin.run(&methods::PowerOffVMTask { this: this() }).await.unwrap();
             stage.admin.run(&methods::DestroyTask { this: this() }).await.unwrap();
         };
-        let waiting = in_time("its end", stage.engine.wait_for(&id, port_layer::Until::Removed));
+        let waiting = in_time("its end", stage.engine.wait_for(&id, Until::Removed));
         let (code, ()) = tokio::join!(waiting, admin);
         assert_eq!(code.unwrap(), 137);
         stage.faults(&["clear"]);
         stage.clean_up().await;
+    });
+}
+
+#[test]
+fn how_a_container_ended_is_known_although_vsphere_is_lost_and_the_container_goes() {
+    runtime().block_on(async {
+        let mut stage = Stage::up().await;
+        let id = stage.create("one", &["exit", "3", "0"], "{}").await.unwrap();
+        let vm = stage.engine.table().find(&id).unwrap().vm.clone();
+        // As `docker run` does: before it starts the container.
+        let mut wait = stage.engine.begin_wait(&id, Until::Removed).unwrap();
+        let lost = async {
+            stage.engine.start_container(&id).await.unwrap();
+            let ended = |c: &Container| c.power == Power::Off && matches!(c.phase(), Phase::Exited { .. });
+            until(&stage, "its end", |t| t.find(&id).is_ok_and(ended)).await;
+            stage.lose().await;
+        };
+        let (code, ()) = tokio::join!(in_time("the engine's end", stage.engine.wait_on(&mut wait)), lost);
+        code.unwrap_err();
+        let this = ManagedObjectReference::new("VirtualMachine", vm);
+        stage.admin.run(&methods::DestroyTask { this }).await.unwrap();
+        stage.engine = stage.next_engine().await;
+        assert_eq!(in_time("its removal", stage.engine.wait_on(&mut wait)).await.unwrap(), 3);
     });
 }
 
@@ -133,7 +157,7 @@ fn what_an_admin_leaves_of_a_container_goes_although_vsphere_fails_at_first() {
         let stage = Stage::up().await;
         let id = stage.create("one", &["exit", "0", "0"], "{}").await.unwrap();
         stage.engine.start_container(&id).await.unwrap();
-        in_time("its end", stage.engine.wait_for(&id, port_layer::Until::NotRunning)).await.unwrap();
+        in_time("its end", stage.engine.wait_for(&id, Until::NotRunning)).await.unwrap();
         let vm = stage.engine.table().find(&id).unwrap().vm.clone();
         until(&stage, "off", |t| t.find(&id).is_ok_and(|c| c.power == Power::Off)).await;
         stage.faults(&["add", "--method", "SearchDatastore_Task", "--times", "1", "--fault", "SystemError"]);

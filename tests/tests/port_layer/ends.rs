@@ -84,9 +84,7 @@ fn what_vanishes_while_nobody_watches_is_cleared_away_all_the_same() {
         stage.engine.start_container("one").await.unwrap();
         in_time("its end", stage.engine.wait_for("one", port_layer::Until::NotRunning)).await.unwrap();
         until(&stage, "off", |c| c.power == port_layer::container::phase::Power::Off).await;
-        stage.faults(&["add", "--method", "WaitForUpdatesEx", "--fault", "SystemError"]);
-        in_time("the engine's end", stage.engine.ended()).await;
-        stage.faults(&["clear"]);
+        stage.lose().await;
         let this = ManagedObjectReference::new("VirtualMachine", &one(&stage.engine.table()).vm);
         stage.admin.run(&methods::DestroyTask { this }).await.unwrap();
         let next = stage.next_engine().await;

@@ -88,7 +88,14 @@ impl Stage {
         start(&self.lab, &self.config, &History::default()).await
     }
 
-    /// The engine after this one, whose connection was lost.
+    /// vSphere is lost to the engine, and can be reached again.
+    pub(crate) async fn lose(&self) {
+        self.faults(&["add", "--method", "WaitForUpdatesEx", "--fault", "SystemError"]);
+        in_time("the engine's end", self.engine.ended()).await;
+        self.faults(&["clear"]);
+    }
+
+    /// The engine after one that has lost vSphere: it hears of what that one has seen.
     pub(crate) async fn next_engine(&self) -> Arc<Engine> {
         start(&self.lab, &self.config, &self.history).await
     }

@@ -258,10 +258,10 @@ async fn wait(
     };
     let mut engine = state.engine_for(&id).await?;
     // The container is there: that much is known at once, and `docker run` waits for it before it starts the container.
-    let first = engine.table().find(&id).map_err(|e| ApiError::NotFound(e.to_string()))?.clone();
+    let mut wait = engine.begin_wait(&id, until)?;
     let ended = stream::once(async move {
         let code = loop {
-            if let Ok(code) = engine.wait_from(&first, until).await {
+            if let Ok(code) = engine.wait_on(&mut wait).await {
                 break code;
             }
             // vSphere was lost, and not the container: the next engine knows how it fares, or how it ended meanwhile.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tether_proto::Container as Guest;
+use tether_proto::{Container as Guest, Run};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use vim25::types::ManagedObjectReference;
@@ -145,6 +145,16 @@ pub enum Until {
     NextExit,
     /// That it is gone.
     Removed,
+}
+
+/// A `docker wait` under way.  It outlives an engine: the next one may know nothing any more of a container whose end was seen.
+#[derive(Debug)]
+pub struct Wait {
+    until: Until,
+    /// The run that was known when it began.
+    before: Option<Run>,
+    /// The container as it was seen last.
+    last: Container,
 }
 
 type Result<T, E = Failure> = std::result::Result<T, E>;
@@ -337,29 +347,36 @@ impl Engine {
     /// # Errors
     /// [`Failure`].
     pub async fn wait_for(&self, wanted: &str, until: Until) -> Result<i32> {
-        let first = self.table().find(wanted)?.clone();
-        self.wait_from(&first, until).await
+        self.wait_on(&mut self.begin_wait(wanted, until)?).await
     }
 
-    /// The same of a container as it was at first, be it under an engine before this one.
+    /// Begins a wait that [`Self::wait_on`] sees through.
+    ///
+    /// # Errors
+    /// When there is no such container, or more than one.
+    pub fn begin_wait(&self, wanted: &str, until: Until) -> Result<Wait> {
+        let last = self.table().find(wanted)?.clone();
+        Ok(Wait { until, before: last.run.clone(), last })
+    }
+
+    /// The exit code for who waits, be it since an engine before this one.
     ///
     /// # Errors
     /// When vSphere is not watched any more: then the next engine knows.
-    pub async fn wait_from(&self, first: &Container, until: Until) -> Result<i32> {
-        let (id, last) = (first.record.id.clone(), Mutex::new(first.clone()));
+    pub async fn wait_on(&self, wait: &mut Wait) -> Result<i32> {
+        let Wait { until, before, last } = wait;
         let code = self.watched().until(|table| {
-            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
-            let Ok(now) = table.find(&id) else {
+            let Ok(now) = table.find(&last.record.id) else {
                 // Nobody knows how a process ended that was seen alive last.
                 return Some(if last.phase().is_alive() { VANISHED } else { last.phase().exit_code() });
             };
-            *last = now.clone();
+            last.clone_from(now);
             let ended = !now.phase().is_up();
             let done = match until {
                 Until::NotRunning => ended,
                 // Its end, and not the one that was known before.
                 Until::NextExit => {
-                    matches!(now.phase(), Phase::Exited { .. } | Phase::Restarting { .. }) && now.run != first.run
+                    matches!(now.phase(), Phase::Exited { .. } | Phase::Restarting { .. }) && now.run != *before
                 }
                 Until::Removed => false,
             };
