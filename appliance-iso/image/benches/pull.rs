@@ -48,8 +48,16 @@ impl Backend for Loops {
         Ok(None)
     }
 
-    async fn replace(&self, name: &str, bytes: Vec<u8>) -> Result<(), BackendError> {
+    async fn write(&self, name: &str, bytes: Vec<u8>) -> Result<(), BackendError> {
         Ok(std::fs::write(self.0.join(name), bytes)?)
+    }
+
+    async fn rename(&self, from: &str, to: &str) -> Result<(), BackendError> {
+        Ok(std::fs::rename(self.0.join(from), self.0.join(to))?)
+    }
+
+    async fn delete(&self, _: &str) -> Result<(), BackendError> {
+        Ok(())
     }
 
     async fn open_disk(&self, parent: Option<&str>) -> Result<OpenDisk, BackendError> {

@@ -8,6 +8,7 @@
 
 mod budget;
 mod digest;
+mod document;
 pub mod index;
 mod layer;
 pub mod name;

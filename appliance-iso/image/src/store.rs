@@ -6,10 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::Digest;
+use crate::document::{INDEX, replace, settled};
 use crate::index::{Index, RemoveError, Removed, SCHEMA};
-
-/// The index's name among the documents.
-const INDEX: &str = "index.json";
 
 /// Why what keeps images failed.
 pub type BackendError = Box<dyn std::error::Error + Send + Sync>;
@@ -28,8 +26,15 @@ pub trait Backend: Send + Sync + 'static {
     /// A document; none when there is none.
     fn read(&self, name: &str) -> impl Future<Output = Result<Option<Vec<u8>>, BackendError>> + Send;
 
-    /// Puts a document in the place of what has its name, as a whole or not at all.
-    fn replace(&self, name: &str, bytes: Vec<u8>) -> impl Future<Output = Result<(), BackendError>> + Send;
+    /// Writes a document, in the place of what has its name; one that dies may leave half of it.
+    fn write(&self, name: &str, bytes: Vec<u8>) -> impl Future<Output = Result<(), BackendError>> + Send;
+
+    /// Gives a document another name, in the place of what has it.  When it fails it may come later, for as long as there is one
+    /// of the old name; and it may be cut when what had the new name is gone, and the old name is still there.
+    fn rename(&self, from: &str, to: &str) -> impl Future<Output = Result<(), BackendError>> + Send;
+
+    /// Removes a document; one that is not there is as good.
+    fn delete(&self, name: &str) -> impl Future<Output = Result<(), BackendError>> + Send;
 
     /// Makes a disk, over `parent` when there is one, and mounts it; its folder can be written to until it is closed.
     fn open_disk(&self, parent: Option<&str>) -> impl Future<Output = Result<OpenDisk, BackendError>> + Send;
@@ -107,7 +112,7 @@ impl<B: Backend> ImageStore<B> {
     /// # Errors
     /// [`StoreError`].
     pub async fn open(backend: B) -> Result<Self, StoreError> {
-        let index = match backend.read(INDEX).await.map_err(StoreError::Backend)? {
+        let index = match settled(&backend).await.map_err(StoreError::Backend)? {
             None => Index::default(),
             Some(bytes) => read(&bytes)?,
         };
@@ -221,9 +226,9 @@ impl<B: Backend> ImageStore<B> {
         let mut index = Index::clone(&self.index());
         let out = change(&mut index)?;
         let text = serde_json::to_vec(&index).map_err(|e| StoreError::Index(e.to_string()))?;
-        if let Err(error) = self.backend.replace(INDEX, text.clone()).await {
+        if let Err(error) = replace(&self.backend, text.clone()).await {
             // It may have been replaced all the same, and what is on the datastore is what there is.
-            match self.backend.read(INDEX).await {
+            match settled(&self.backend).await {
                 Ok(there) if there.as_ref() == Some(&text) => {}
                 Ok(_) => return Err(StoreError::Backend(error)),
                 Err(_) => return Err(StoreError::Unknown(error)),

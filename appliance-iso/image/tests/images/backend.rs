@@ -19,6 +19,12 @@ pub(crate) enum Trouble {
     Fails(usize),
     /// Its answer is lost, and no other is.
     Unheard(usize),
+    /// The process dies within it, if it is a rename: what had the new name is gone.
+    DiesWithin(usize),
+    /// Its answer is lost and a rename comes late, and the process dies, or does not.
+    Late { at: usize, dies: bool },
+    /// Before it, a rename in two steps has taken its first, and never comes to its second.
+    Torn(usize),
 }
 
 #[derive(Debug)]
@@ -27,15 +33,40 @@ pub(crate) struct Folders {
     trouble: Option<Trouble>,
     calls: AtomicUsize,
     open: Mutex<BTreeSet<String>>,
+    /// Which calls were renames.
+    renames: Mutex<Vec<usize>>,
+    /// Renames that are still to come.
+    late: Mutex<Vec<(PathBuf, PathBuf)>>,
 }
 
 impl Folders {
     pub(crate) fn new(folder: &Path, trouble: Option<Trouble>) -> Self {
-        Self { folder: folder.to_owned(), trouble, calls: AtomicUsize::new(0), open: Mutex::default() }
+        Self {
+            folder: folder.to_owned(),
+            trouble,
+            calls: AtomicUsize::new(0),
+            open: Mutex::default(),
+            renames: Mutex::default(),
+            late: Mutex::default(),
+        }
     }
 
     pub(crate) fn disk(&self, name: &str) -> PathBuf {
         self.folder.join(format!("{name}.disk"))
+    }
+
+    pub(crate) fn renames(&self) -> Vec<usize> {
+        self.renames.lock().unwrap().clone()
+    }
+
+    /// The renames come that are late; there were some.
+    pub(crate) fn come(&self) -> bool {
+        let late = std::mem::take(&mut *self.late.lock().unwrap());
+        for (from, to) in &late {
+            // Without its source there is none.
+            let _ = std::fs::rename(from, to);
+        }
+        !late.is_empty()
     }
 
     /// Counts the call and does it, unless there is trouble.
@@ -46,6 +77,14 @@ impl Folders {
             Some(Trouble::DiesBefore(at)) if n >= at => failed("the process is dead"),
             Some(Trouble::DiesAfter(at)) if n > at => failed("the process is dead"),
             Some(Trouble::DiesAfter(at)) if n == at => effect().and(failed("the process is dead")),
+            Some(Trouble::DiesWithin(at) | Trouble::Late { at, dies: true }) if n >= at => {
+                failed("the process is dead")
+            }
+            Some(Trouble::Late { at, dies: false }) if n == at => failed("there is no answer"),
+            Some(Trouble::Torn(at)) if n == at => {
+                let _ = std::fs::remove_file(self.folder.join("index.json"));
+                effect()
+            }
             Some(Trouble::Fails(at)) if n == at => failed("the call was refused"),
             Some(Trouble::Unheard(at)) if n == at => effect().and(failed("there is no answer")),
             _ => effect(),
@@ -62,10 +101,26 @@ impl Backend for Folders {
         })
     }
 
-    async fn replace(&self, name: &str, bytes: Vec<u8>) -> Result<(), BackendError> {
-        self.call(|| {
-            std::fs::write(self.folder.join("aside"), bytes)?;
-            Ok(std::fs::rename(self.folder.join("aside"), self.folder.join(name))?)
+    async fn write(&self, name: &str, bytes: Vec<u8>) -> Result<(), BackendError> {
+        self.call(|| Ok(std::fs::write(self.folder.join(name), bytes)?))
+    }
+
+    async fn rename(&self, from: &str, to: &str) -> Result<(), BackendError> {
+        let (from, to) = (self.folder.join(from), self.folder.join(to));
+        let n = self.calls.load(Ordering::Relaxed);
+        self.renames.lock().unwrap().push(n);
+        match self.trouble {
+            Some(Trouble::Late { at, .. }) if n == at => self.late.lock().unwrap().push((from.clone(), to.clone())),
+            Some(Trouble::DiesWithin(at)) if n == at => drop(std::fs::remove_file(&to)),
+            _ => {}
+        }
+        self.call(|| Ok(std::fs::rename(from, to)?))
+    }
+
+    async fn delete(&self, name: &str) -> Result<(), BackendError> {
+        self.call(|| match std::fs::remove_file(self.folder.join(name)) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e.into()),
+            _ => Ok(()),
         })
     }
 

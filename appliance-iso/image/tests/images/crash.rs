@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use image_store::ImageStore;
+use image_store::{Digest, ImageStore};
 
 use crate::backend::{Folders, Trouble};
 use crate::pull::{open, pull};
@@ -25,7 +25,8 @@ async fn trouble_at_any_call_costs_nothing() {
     let mut at = 0;
     loop {
         let mut met = false;
-        for trouble in [Trouble::DiesBefore(at), Trouble::DiesAfter(at), Trouble::Fails(at), Trouble::Unheard(at)] {
+        let deaths = [Trouble::DiesBefore(at), Trouble::DiesAfter(at), Trouble::DiesWithin(at)];
+        for trouble in deaths.into_iter().chain([Trouble::Fails(at), Trouble::Unheard(at)]) {
             let folder = tempfile::tempdir().unwrap();
             let outcome = match ImageStore::open(Folders::new(folder.path(), Some(trouble))).await {
                 Ok(store) => {
@@ -59,4 +60,67 @@ async fn trouble_at_any_call_costs_nothing() {
         at += 1;
     }
     assert!(at >= 8, "only {at} calls were met");
+}
+
+/// What is listed is there.
+fn is_whole(store: &ImageStore<Folders>, what: &str) {
+    for disk in store.index().disks.values() {
+        assert!(store.backend().disk(&disk.name).exists(), "{what}: {:?}", store.index());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_comes_late_lists_no_disk_that_is_gone() {
+    if !installed() || !is_root() {
+        return;
+    }
+    let served = Served::start();
+    for image in ["one:1", "two:1"] {
+        let layer = Tarball::new().file("own", image.as_bytes()).bytes();
+        served.push(image, &[(layer.clone(), &layer[..])]).await;
+    }
+    // Each changes the index: where there is none, and where there is one.
+    let both = async |store: &Arc<ImageStore<Folders>>| {
+        for image in ["one:1", "two:1"] {
+            let _ = pull(store, &served, image).await;
+        }
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let untroubled = open(folder.path()).await;
+    both(&untroubled).await;
+    let changes = untroubled.backend().renames();
+    assert_eq!(changes.len(), 2);
+    for at in changes {
+        // It comes before the next process begins, while it does, or when it has cleaned up.
+        for (dies, comes) in (0..3).flat_map(|comes| [(false, comes), (true, comes)]) {
+            let what = format!("call {at}, dies {dies}, comes {comes}");
+            let folder = tempfile::tempdir().unwrap();
+            let first = Folders::new(folder.path(), Some(Trouble::Late { at, dies }));
+            let first = Arc::new(ImageStore::open(first).await.unwrap());
+            both(&first).await;
+            let come = |now| assert!(now != comes || first.backend().come(), "{what}");
+            come(0);
+            let next = open(folder.path()).await;
+            come(1);
+            next.collect().await.unwrap();
+            come(2);
+            is_whole(&next, &what);
+            is_whole(&*open(folder.path()).await, &what);
+            pull(&next, &served, "two:1").await.unwrap();
+            is_whole(&*open(folder.path()).await, &what);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_is_torn_while_it_is_looked_at_leaves_what_there_was() {
+    let text = format!(r#"{{"schema":1,"tags":{{"one:1":"{}"}}}}"#, Digest::new(b""));
+    for at in 0..3 {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["index.json", "index.json.new"] {
+            std::fs::write(folder.path().join(name), &text).unwrap();
+        }
+        ImageStore::open(Folders::new(folder.path(), Some(Trouble::Torn(at)))).await.unwrap();
+        assert_eq!(open(folder.path()).await.index().tags.len(), 1, "before call {at}");
+    }
 }

@@ -25,6 +25,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::task::JoinHandle;
 
 use super::query::truth;
 use super::{State, container, filter, progress, words};
@@ -519,9 +520,14 @@ async fn change(
             if reference.digest().is_some() {
                 return Err(ApiError::Bad("refusing to create a tag with a digest reference".to_owned()));
             }
-            engine.images().tag(id, &reference.whole()).await.map_err(|error| refused(error, wanted))?;
-            state.reach.history().tell_of_image(id.as_str(), &name::familiar(&reference), ImageChange::Tag);
-            Ok(StatusCode::CREATED)
+            let (id, history, wanted) = (id.clone(), state.reach.history().clone(), wanted.to_owned());
+            // It is seen through, and told, although the client goes away.
+            let work = tokio::spawn(async move {
+                engine.images().tag(&id, &reference.whole()).await.map_err(|error| refused(error, &wanted))?;
+                history.tell_of_image(id.as_str(), &name::familiar(&reference), ImageChange::Tag);
+                Ok(StatusCode::CREATED)
+            });
+            seen_through(work).await
         }
         "push" => Err(ApiError::NotYet { endpoint: "POST /images/{name}/push".to_owned() }),
         _ => Err(ApiError::NoPage),
@@ -589,6 +595,10 @@ async fn take(
         }
         Ok(removed)
     });
+    seen_through(work).await
+}
+
+async fn seen_through<T>(work: JoinHandle<Result<T, ApiError>>) -> Result<T, ApiError> {
     work.await.unwrap_or_else(|_| Err(ApiError::Failed("the operation ended without an answer".to_owned())))
 }
 

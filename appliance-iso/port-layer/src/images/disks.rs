@@ -187,23 +187,26 @@ fn file_name(disk: &VirtualDisk) -> Option<&str> {
 
 impl Backend for Datastore {
     async fn read(&self, name: &str) -> Result<Option<Vec<u8>>, BackendError> {
-        let file = self.folder(name);
-        match self.site.read_file(&file).await? {
-            Some(bytes) => Ok(Some(bytes)),
-            // Where a move is not one step, it may have died between removing the old one and placing the new.
-            None => Ok(self.site.read_file(&aside(&file)).await?),
-        }
+        Ok(self.site.read_file(&self.folder(name)).await?)
     }
 
-    async fn replace(&self, name: &str, bytes: Vec<u8>) -> Result<(), BackendError> {
+    async fn write(&self, name: &str, bytes: Vec<u8>) -> Result<(), BackendError> {
         let file = self.folder(name);
-        match self.site.replace_file(&file, &aside(&file), bytes.clone()).await {
+        match self.site.write_file(&file, bytes.clone()).await {
             Err(e) if e.is_not_found() => {
                 self.site.make_folder(&self.site.images).await?;
-                Ok(self.site.replace_file(&file, &aside(&file), bytes).await?)
+                Ok(self.site.write_file(&file, bytes).await?)
             }
             other => Ok(other?),
         }
+    }
+
+    async fn rename(&self, from: &str, to: &str) -> Result<(), BackendError> {
+        Ok(self.site.move_file(&self.folder(from), &self.folder(to)).await?)
+    }
+
+    async fn delete(&self, name: &str) -> Result<(), BackendError> {
+        Ok(self.site.delete_files(&self.folder(name)).await?)
     }
 
     async fn open_disk(&self, parent: Option<&str>) -> Result<OpenDisk, BackendError> {
@@ -246,9 +249,4 @@ impl Backend for Datastore {
         // Documents have a dot in their names.
         Ok(names.into_iter().filter(|n| !n.contains('.')).collect())
     }
-}
-
-/// Where a document is written before it takes its place.
-fn aside(file: &DatastorePath) -> DatastorePath {
-    DatastorePath::new(file.datastore.clone(), format!("{}.new", file.path))
 }

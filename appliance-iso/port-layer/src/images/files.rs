@@ -45,19 +45,23 @@ impl Site {
         }
     }
 
-    /// Writes a file aside and puts it into its place.
-    pub(super) async fn replace_file(&self, file: &DatastorePath, aside: &DatastorePath, bytes: Vec<u8>) -> Result<()> {
-        self.session.write_file(&self.datacenter_path, aside, bytes).await?;
+    /// Writes a file, in the place of one that is there.
+    pub(super) async fn write_file(&self, file: &DatastorePath, bytes: Vec<u8>) -> Result<()> {
+        self.session.write_file(&self.datacenter_path, file, bytes).await
+    }
+
+    /// Moves a file, in the place of one that is there.
+    pub(super) async fn move_file(&self, from: &DatastorePath, to: &DatastorePath) -> Result<()> {
         let datacenter = Some(self.datacenter.clone());
-        let put = methods::MoveDatastoreFileTask {
+        let moving = methods::MoveDatastoreFileTask {
             this: self.file_manager()?,
-            source_name: aside.to_string(),
+            source_name: from.to_string(),
             source_datacenter: datacenter.clone(),
-            destination_name: file.to_string(),
+            destination_name: to.to_string(),
             destination_datacenter: datacenter,
             force: Some(true),
         };
-        self.session.run(&put).await.map(drop)
+        self.session.run(&moving).await.map(drop)
     }
 
     /// Makes a folder with those above it; one that is there is as good.
