@@ -3,6 +3,9 @@
 //! vSphere is the database.  What is kept here is a cache, which one reconciler owns: it reads, compares, repairs; every
 //! question is answered from it, and only changes go to vSphere.
 
+#[cfg(test)]
+#[path = "../tests/support/contained.rs"]
+mod contained;
 pub mod container;
 pub mod control;
 mod engine;

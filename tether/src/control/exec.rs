@@ -56,6 +56,8 @@ struct Inner {
 struct Exec {
     pid: u32,
     code: Option<i32>,
+    /// Bytes of output that were to be sent before its end was told.
+    output_bytes: Option<u64>,
     terminal: Option<Arc<File>>,
 }
 
@@ -84,7 +86,7 @@ impl Execs {
         if let Some(terminal) = &terminal {
             set_size(terminal, width, height);
         }
-        self.lock().by_id.insert(id.clone(), Exec { pid, code: None, terminal });
+        self.lock().by_id.insert(id.clone(), Exec { pid, code: None, output_bytes: None, terminal });
         let input = started.streams.input.take().map(input::into);
         // The queue is new: there is room.
         let _ = sender.try_send(reply(What::Started(ExecStarted { pid })));
@@ -110,14 +112,15 @@ impl Execs {
                 break;
             }
         }
-        self.remember(&id, code);
+        self.remember(&id, code, carried.bytes.load(Ordering::SeqCst));
         let _ = replies.send(reply(What::Exited(ExecExited { code }))).await;
     }
 
-    fn remember(&self, id: &str, code: i32) {
+    fn remember(&self, id: &str, code: i32, output_bytes: usize) {
         let mut inner = self.lock();
         if let Some(exec) = inner.by_id.get_mut(id) {
             exec.code = Some(code);
+            exec.output_bytes = u64::try_from(output_bytes).ok();
             exec.terminal = None;
         }
         inner.ended.push_back(id.to_owned());
@@ -130,7 +133,9 @@ impl Execs {
 
     /// What became of one; none when there was none.
     pub(crate) fn state(&self, id: &str) -> Option<ExecStateReply> {
-        self.lock().by_id.get(id).map(|exec| ExecStateReply { pid: exec.pid, code: exec.code })
+        let inner = self.lock();
+        let Exec { pid, code, output_bytes, .. } = inner.by_id.get(id)?;
+        Some(ExecStateReply { pid: *pid, code: *code, output_bytes: *output_bytes })
     }
 
     /// The process id of one that runs.

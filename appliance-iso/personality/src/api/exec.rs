@@ -100,11 +100,8 @@ async fn start(
     let started = tokio::spawn(async move { starting.start_exec(&which, size).await }).await;
     let started = started.map_err(|_| ApiError::Failed("the operation ended without an answer".to_owned()))?;
     if wanted.detach.unwrap_or_default() {
-        let streams = started?;
-        tokio::spawn(async move {
-            let mut output = streams.output;
-            while output.recv().await.is_some() {}
-        });
+        // Nobody wants its output.
+        drop(started?);
         return Ok(StatusCode::OK.into_response());
     }
     let tty = exec.spec.tty;

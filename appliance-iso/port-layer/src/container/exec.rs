@@ -13,8 +13,10 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::stream;
-use tether_proto::control::{ExecReply, ExecRequest, ExecStart, ExecStateRequest, exec_reply, exec_request};
-use tether_proto::record::Record;
+use tether_proto::control::{
+    ExecReply, ExecRequest, ExecStart, ExecStateReply, ExecStateRequest, exec_reply, exec_request,
+};
+use tether_proto::record::{Record, Stream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tonic::{Code, Streaming};
@@ -22,12 +24,16 @@ use tonic::{Code, Streaming};
 use super::attach::{answered, record};
 use super::phase::VANISHED;
 use super::reconciler::Watched;
+use super::table::Table;
 use crate::control::{Line, Switchboard};
 
 /// So many pieces of output or input wait for a slow client, or a slow process.
 const QUEUE: usize = 16;
 /// Pause between two questions after a process whose line broke.
 const LOOK: Duration = Duration::from_secs(1);
+/// Exit code of one that has ended well and whose output is lost: Docker's for what failed on its own side, and no process that was
+/// killed has it, for there is no signal 0.
+const LOST: i32 = 128;
 /// So long one that has ended is remembered: Docker's.
 const REMEMBERED: Duration = Duration::from_secs(300);
 
@@ -223,30 +229,42 @@ impl Rest {
     }
 }
 
-/// Sees a process through to its end; returns its exit code.
-pub(crate) async fn see_through(rest: Rest, exec: &Exec, watched: &Watched, switchboard: &Switchboard) -> i32 {
-    let Rest { mut replies, output } = rest;
+/// Sees a process through to its end; returns its exit code.  Its client asks for that when the output ends, so `rest` is to be let
+/// go of when the code can be asked for.
+pub(crate) async fn see_through(rest: &mut Rest, exec: &Exec, watched: &Watched, switchboard: &Switchboard) -> i32 {
+    let Rest { replies, output } = rest;
     let over = async {
-        let gone = |c: &super::table::Container| !c.phase().is_alive();
         // While vSphere is not watched nobody knows, and the line goes on.
-        if watched.until(|table| table.find(&exec.container).map_or(true, gone).then_some(())).await.is_err() {
+        if watched.until(|table| is_over(table, exec).then_some(())).await.is_err() {
             pending::<()>().await;
         }
     };
     let told = async {
-        while let Ok(Some(reply)) = replies.message().await {
-            match reply.what {
-                // A client that has gone wants no more of it.
-                Some(exec_reply::What::Output(piece)) => drop(output.send(record(piece)).await),
-                Some(exec_reply::What::Exited(exited)) => return exited.code,
-                Some(exec_reply::What::Failed(failed)) => return failed.code,
-                Some(exec_reply::What::Started(_)) | None => {}
+        let mut given = 0;
+        let why = loop {
+            match replies.message().await {
+                Ok(Some(reply)) => match reply.what {
+                    Some(exec_reply::What::Output(piece)) => {
+                        given += piece.bytes.len() as u64;
+                        // A client that has gone wants no more of it.
+                        drop(output.send(record(piece)).await);
+                    }
+                    Some(exec_reply::What::Exited(exited)) => return exited.code,
+                    Some(exec_reply::What::Failed(failed)) => return failed.code,
+                    Some(exec_reply::What::Started(_)) | None => {}
+                },
+                Ok(None) => break "its guest said no more".to_owned(),
+                Err(status) => break status.message().to_owned(),
             }
+        };
+        // The line broke under it, and it lives on; what it says goes nowhere.
+        let Some((code, all)) = asked(exec, switchboard).await else { return VANISHED };
+        let listens = !output.is_closed() && exec.spec.attach != [false; 2];
+        if !listens || all.is_some_and(|all| given >= all) {
+            return code;
         }
-        // The line broke under it, and it lives on.  Its client asks for the code when the output ends: not before there is one.
-        let code = asked(exec, switchboard).await;
-        drop(output);
-        code
+        let _ = output.send(lost(exec, &why, code, all.map(|all| all - given))).await;
+        if code == 0 { LOST } else { code }
     };
     tokio::select! {
         code = told => code,
@@ -255,21 +273,209 @@ pub(crate) async fn see_through(rest: Rest, exec: &Exec, watched: &Watched, swit
     }
 }
 
-/// Asks after a process until it has ended.
-async fn asked(exec: &Exec, switchboard: &Switchboard) -> i32 {
+/// What the client of a process is told whose output has not come whole: `bytes` are missing, if it is known how many.
+fn lost(exec: &Exec, why: &str, code: i32, bytes: Option<u64>) -> Record {
+    let Exec { container, spec, .. } = exec;
+    let program = spec.args.first().map_or("", String::as_str);
+    let missing = bytes.map_or_else(|| "output of it".to_owned(), |bytes| format!("{bytes} bytes of its output"));
+    // A terminal has one stream, and wants to be told to begin the line.
+    let (stream, end) = if spec.tty { (Stream::Stdout, "\r\n") } else { (Stream::Stderr, "\n") };
+    let text = format!(
+        "the connection to the guest of container {container:.12} broke while {program} ran ({why}), and {missing} may be lost: \
+         it ended with exit code {code}, run it again to have the whole{end}"
+    );
+    Record { stream, time_ns: 0, bytes: text.into_bytes() }
+}
+
+/// Whether a process's container is over, and it with it.
+fn is_over(table: &Table, exec: &Exec) -> bool {
+    table.find(&exec.container).map_or(true, |container| !container.phase().is_alive())
+}
+
+/// Asks after a process until it has ended: its exit code, and how many bytes of output it had, which an older guest does not tell.
+/// None when it went with its container.
+async fn asked(exec: &Exec, switchboard: &Switchboard) -> Option<(i32, Option<u64>)> {
     loop {
         let line = switchboard.line(&exec.container).await;
-        let mut client = line.client();
-        match answered(client.exec_state(ExecStateRequest { id: exec.id.clone() })).await {
-            Ok(state) => {
-                if let Some(code) = state.code {
-                    return code;
-                }
-            }
+        match answered(line.client().exec_state(ExecStateRequest { id: exec.id.clone() })).await {
+            Ok(ExecStateReply { code: Some(code), output_bytes, .. }) => return Some((code, output_bytes)),
             // Another run of the container, or a guest that does not know the question.
-            Err(status) if [Code::NotFound, Code::Unimplemented].contains(&status.code()) => return VANISHED,
-            Err(_) => {}
+            Err(status) if [Code::NotFound, Code::Unimplemented].contains(&status.code()) => return None,
+            _ => sleep(LOOK).await,
         }
-        sleep(LOOK).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv6Addr;
+    use std::path::Path;
+
+    use secret::Secret;
+    use tempfile::TempDir;
+    use tether_proto::{Control, Run, State};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::sync::watch;
+    use tokio::task::JoinHandle;
+    use tokio::time::timeout;
+
+    use super::super::phase::Power;
+    use super::super::restart::{Policy, Restarts};
+    use super::super::table::Container;
+    use super::*;
+    use crate::contained::{Contained, LIMIT, contain};
+    use crate::control::Guests;
+
+    /// The connections between the two, which can be cut.
+    #[derive(Clone, Default)]
+    struct Wires(Arc<Mutex<Vec<JoinHandle<()>>>>);
+
+    impl Wires {
+        /// Those to a port, and the port that they are connected by.
+        async fn before(behind: u16) -> (Self, u16) {
+            let listener = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).await.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let wires = Self::default();
+            let kept = wires.clone();
+            tokio::spawn(async move {
+                while let Ok((mut near, _)) = listener.accept().await {
+                    let wire = tokio::spawn(async move {
+                        let Ok(mut far) = TcpStream::connect((Ipv6Addr::LOCALHOST, behind)).await else { return };
+                        let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                    });
+                    kept.0.lock().unwrap().push(wire);
+                }
+            });
+            (wires, port)
+        }
+
+        /// Nothing comes through any more that was not through.
+        async fn cut(&self) {
+            let wires = std::mem::take(&mut *self.0.lock().unwrap());
+            for wire in wires {
+                wire.abort();
+                let _ = wire.await;
+            }
+        }
+    }
+
+    /// The endpoint VM's end, and a container that runs until it is told to end.
+    struct Stage {
+        switchboard: Switchboard,
+        wires: Wires,
+        /// What the engine has of vSphere.
+        _table: watch::Sender<Arc<Table>>,
+        watched: Watched,
+        folder: TempDir,
+        container: Contained,
+    }
+
+    impl Stage {
+        async fn up() -> Self {
+            let key = Secret::new(rcgen::KeyPair::generate().unwrap().serialize_pem());
+            let guests = Guests::new("v", &key, Ipv6Addr::LOCALHOST, |_, _| true).unwrap();
+            let listener = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).await.unwrap();
+            let (wires, port) = Wires::before(listener.local_addr().unwrap().port()).await;
+            tokio::spawn(guests.switchboard.clone().serve(listener));
+            let folder = tempfile::tempdir().unwrap();
+            let control = Control { port, ..guests.way_for("c1").unwrap() };
+            let container = contain("c1", control, &until(&folder.path().join("end"), "exit 0"), |_| {});
+            let mut table = Table::default();
+            table.observe(running("c1"));
+            let (table, receiver) = watch::channel(Arc::new(table));
+            let watched = Watched::of(receiver);
+            Self { switchboard: guests.switchboard, wires, _table: table, watched, folder, container }
+        }
+
+        /// Starts `script` as a further process, when the container's own runs.
+        async fn start(&self, id: &str, script: &str) -> (Exec, ExecStreams, Rest) {
+            let args = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
+            let spec = ExecSpec { args, attach: [true; 2], ..ExecSpec::default() };
+            let exec = Exec { id: id.to_owned(), container: "c1".to_owned(), spec, state: ExecState::Created };
+            let started = async {
+                loop {
+                    let line = self.switchboard.line("c1").await;
+                    if let Ok(started) = start(&line, &exec, (0, 0)).await {
+                        return started;
+                    }
+                    tokio::task::yield_now().await;
+                }
+            };
+            let (streams, rest) = timeout(LIMIT, started).await.expect("it starts").split();
+            (exec, streams, rest)
+        }
+
+        async fn code(&self, mut rest: Rest, exec: &Exec) -> i32 {
+            let code = see_through(&mut rest, exec, &self.watched, &self.switchboard);
+            timeout(LIMIT, code).await.expect("it ends")
+        }
+
+        /// A process whose line breaks when it has said `one`, and that does `then` on the next one: its exit code, and what its
+        /// client has of its output.
+        async fn cut_off(&self, id: &str, then: &str, listens: bool) -> (i32, String, String) {
+            let go = self.folder.path().join(id);
+            let (exec, streams, rest) = self.start(id, &format!("echo one; {}", until(&go, then))).await;
+            let client = async {
+                let mut output = streams.output;
+                let mut said = [String::new(), String::new()];
+                let mut cut = false;
+                while let Some(record) = output.recv().await {
+                    said[usize::from(record.stream == Stream::Stderr)] += &String::from_utf8(record.bytes).unwrap();
+                    if !cut {
+                        cut = true;
+                        self.wires.cut().await;
+                        std::fs::write(&go, "").unwrap();
+                    }
+                    if !listens {
+                        break;
+                    }
+                }
+                said
+            };
+            let (code, [out, err]) = tokio::join!(self.code(rest, &exec), client);
+            (code, out, err)
+        }
+
+        async fn down(self) {
+            std::fs::write(self.folder.path().join("end"), "").unwrap();
+            assert_eq!(self.container.exit_code().await, 0);
+        }
+    }
+
+    /// A script that does something when there is a file.
+    fn until(file: &Path, then: &str) -> String {
+        format!("while [ ! -e {} ]; do sleep 0.05; done; {then}", file.display())
+    }
+
+    fn running(id: &str) -> Container {
+        Container {
+            vm: "vm-1".into(),
+            files: None,
+            named: None,
+            record: super::super::record::Record::sample(id, "one"),
+            power: Power::On,
+            run: Some(Run { state: State::Running, started_ns: Some(1), ..Run::new(id) }),
+            host: String::new(),
+            mac: String::new(),
+            policy: Policy::No,
+            restarts: Restarts::default(),
+            lost: false,
+            removing: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn output_that_is_lost_with_the_line_is_told_and_is_no_success() {
+        let stage = Stage::up().await;
+        let whole = (0, "one\n".to_owned(), String::new());
+        assert_eq!(stage.cut_off("e1", "exit 0", true).await, whole, "nothing is lost");
+        let told = |code: i32| format!("may be lost: it ended with exit code {code}, run it again to have the whole\n");
+        for (id, own, code) in [("e2", 0, LOST), ("e3", 3, 3)] {
+            let (ended, out, err) = stage.cut_off(id, &format!("echo two; exit {own}"), true).await;
+            assert_eq!((ended, out.as_str()), (code, "one\n"), "{err}");
+            assert!(err.contains("4 bytes of its output") && err.ends_with(&told(own)), "{err}");
+        }
+        assert_eq!(stage.cut_off("e4", "echo two; exit 0", false).await, whole, "nobody wants it");
+        stage.down().await;
     }
 }

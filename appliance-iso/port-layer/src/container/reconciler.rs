@@ -96,6 +96,11 @@ impl Reconciler {
 }
 
 impl Watched {
+    #[cfg(test)]
+    pub(crate) fn of(table: watch::Receiver<Arc<Table>>) -> Self {
+        Self(table)
+    }
+
     /// The containers as they are now.
     pub fn table(&self) -> Arc<Table> {
         Arc::clone(&self.0.borrow())

@@ -141,12 +141,12 @@ impl Engine {
                 return Err(Failure::Guest { name: container.record.name, reason });
             }
         }
-        let (streams, rest) = started.split();
+        let (streams, mut rest) = started.split();
         // It must not keep the engine: it may be there for months.
         let (engine, watched) = (Arc::downgrade(self), self.watched().clone());
         let (execs, switchboard) = (guests.execs.clone(), guests.switchboard.clone());
         tokio::spawn(async move {
-            let code = exec::see_through(rest, &exec, &watched, &switchboard).await;
+            let code = exec::see_through(&mut rest, &exec, &watched, &switchboard).await;
             execs.set(&exec.id, ExecState::Ended { code });
             if let Some(engine) = engine.upgrade() {
                 engine.tell(&container, Change::ExecDie { id: exec.id, code });

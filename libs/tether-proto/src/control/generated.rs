@@ -172,6 +172,9 @@ pub struct ExecStateReply {
     /// Absent while it runs.
     #[prost(int32, optional, tag = "2")]
     pub code: ::core::option::Option<i32>,
+    /// Bytes of output that were to come before it was told that it ended.  Absent while it runs.
+    #[prost(uint64, optional, tag = "3")]
+    pub output_bytes: ::core::option::Option<u64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ResizeRequest {
