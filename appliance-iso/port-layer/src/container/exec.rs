@@ -18,10 +18,11 @@ use tether_proto::control::{
 };
 use tether_proto::record::{Record, Stream};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::{Code, Streaming};
 
 use super::attach::{answered, record};
+use super::events::History;
 use super::phase::VANISHED;
 use super::reconciler::Watched;
 use super::table::Table;
@@ -231,7 +232,13 @@ impl Rest {
 
 /// Sees a process through to its end; returns its exit code.  Its client asks for that when the output ends, so `rest` is to be let
 /// go of when the code can be asked for.
-pub(crate) async fn see_through(rest: &mut Rest, exec: &Exec, watched: &Watched, switchboard: &Switchboard) -> i32 {
+pub(crate) async fn see_through(
+    rest: &mut Rest,
+    exec: &Exec,
+    watched: &Watched,
+    switchboard: &Switchboard,
+    history: &History,
+) -> i32 {
     let Rest { replies, output } = rest;
     let over = async {
         // While vSphere is not watched nobody knows, and the line goes on.
@@ -258,7 +265,7 @@ pub(crate) async fn see_through(rest: &mut Rest, exec: &Exec, watched: &Watched,
             }
         };
         // The line broke under it, and it lives on; what it says goes nowhere.
-        let Some((code, all)) = asked(exec, switchboard).await else { return VANISHED };
+        let Some((code, all)) = asked(exec, switchboard, history).await else { return VANISHED };
         let listens = !output.is_closed() && exec.spec.attach != [false; 2];
         if !listens || all.is_some_and(|all| given >= all) {
             return code;
@@ -294,14 +301,19 @@ fn is_over(table: &Table, exec: &Exec) -> bool {
 
 /// Asks after a process until it has ended: its exit code, and how many bytes of output it had, which an older guest does not tell.
 /// None when it went with its container.
-async fn asked(exec: &Exec, switchboard: &Switchboard) -> Option<(i32, Option<u64>)> {
+async fn asked(exec: &Exec, switchboard: &Switchboard, history: &History) -> Option<(i32, Option<u64>)> {
     loop {
-        let line = switchboard.line(&exec.container).await;
-        match answered(line.client().exec_state(ExecStateRequest { id: exec.id.clone() })).await {
-            Ok(ExecStateReply { code: Some(code), output_bytes, .. }) => return Some((code, output_bytes)),
-            // Another run of the container, or a guest that does not know the question.
-            Err(status) if [Code::NotFound, Code::Unimplemented].contains(&status.code()) => return None,
-            _ => sleep(LOOK).await,
+        if let Ok(line) = timeout(LOOK, switchboard.line(&exec.container)).await {
+            match answered(line.client().exec_state(ExecStateRequest { id: exec.id.clone() })).await {
+                Ok(ExecStateReply { code: Some(code), output_bytes, .. }) => return Some((code, output_bytes)),
+                // Another run of the container, or a guest that does not know the question.
+                Err(status) if [Code::NotFound, Code::Unimplemented].contains(&status.code()) => return None,
+                _ => sleep(LOOK).await,
+            }
+        }
+        // The engine that started it may be over, and its watch: the next one sees the container, or that it is gone.
+        if history.look(|table| table.is_some_and(|table| is_over(table, exec))) {
+            return None;
         }
     }
 }
@@ -310,6 +322,7 @@ async fn asked(exec: &Exec, switchboard: &Switchboard) -> Option<(i32, Option<u6
 mod tests {
     use std::net::Ipv6Addr;
     use std::path::Path;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use secret::Secret;
     use tempfile::TempDir;
@@ -317,7 +330,6 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::watch;
     use tokio::task::JoinHandle;
-    use tokio::time::timeout;
 
     use super::super::phase::Power;
     use super::super::restart::{Policy, Restarts};
@@ -363,8 +375,11 @@ mod tests {
     struct Stage {
         switchboard: Switchboard,
         wires: Wires,
-        /// What the engine has of vSphere.
-        _table: watch::Sender<Arc<Table>>,
+        /// Whether the container may call.
+        may_call: Arc<AtomicBool>,
+        history: History,
+        /// What the engine has of vSphere; none when it is over.
+        table: Option<watch::Sender<Arc<Table>>>,
         watched: Watched,
         folder: TempDir,
         container: Contained,
@@ -372,8 +387,10 @@ mod tests {
 
     impl Stage {
         async fn up() -> Self {
+            let may_call = Arc::new(AtomicBool::new(true));
+            let judge = Arc::clone(&may_call);
             let key = Secret::new(rcgen::KeyPair::generate().unwrap().serialize_pem());
-            let guests = Guests::new("v", &key, Ipv6Addr::LOCALHOST, |_, _| true).unwrap();
+            let guests = Guests::new("v", &key, Ipv6Addr::LOCALHOST, move |_, _| judge.load(Ordering::SeqCst)).unwrap();
             let listener = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).await.unwrap();
             let (wires, port) = Wires::before(listener.local_addr().unwrap().port()).await;
             tokio::spawn(guests.switchboard.clone().serve(listener));
@@ -382,9 +399,11 @@ mod tests {
             let container = contain("c1", control, &until(&folder.path().join("end"), "exit 0"), |_| {});
             let mut table = Table::default();
             table.observe(running("c1"));
-            let (table, receiver) = watch::channel(Arc::new(table));
-            let watched = Watched::of(receiver);
-            Self { switchboard: guests.switchboard, wires, _table: table, watched, folder, container }
+            let history = History::default();
+            history.telling().saw(table.clone());
+            let (sender, receiver) = watch::channel(Arc::new(table));
+            let (table, watched) = (Some(sender), Watched::of(receiver));
+            Self { switchboard: guests.switchboard, wires, may_call, history, table, watched, folder, container }
         }
 
         /// Starts `script` as a further process, when the container's own runs.
@@ -406,7 +425,7 @@ mod tests {
         }
 
         async fn code(&self, mut rest: Rest, exec: &Exec) -> i32 {
-            let code = see_through(&mut rest, exec, &self.watched, &self.switchboard);
+            let code = see_through(&mut rest, exec, &self.watched, &self.switchboard, &self.history);
             timeout(LIMIT, code).await.expect("it ends")
         }
 
@@ -476,6 +495,19 @@ mod tests {
             assert!(err.contains("4 bytes of its output") && err.ends_with(&told(own)), "{err}");
         }
         assert_eq!(stage.cut_off("e4", "echo two; exit 0", false).await, whole, "nobody wants it");
+        stage.down().await;
+    }
+
+    #[tokio::test]
+    async fn a_process_ends_with_its_container_although_its_engine_is_over() {
+        let mut stage = Stage::up().await;
+        let (exec, _streams, rest) = stage.start("e1", "echo one; sleep 2").await;
+        // vSphere is lost, and what the next engine sees is that the container is gone.
+        stage.table = None;
+        stage.history.telling().saw(Table::default());
+        stage.may_call.store(false, Ordering::SeqCst);
+        stage.wires.cut().await;
+        assert_eq!(stage.code(rest, &exec).await, VANISHED);
         stage.down().await;
     }
 }

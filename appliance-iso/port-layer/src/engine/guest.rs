@@ -1,6 +1,5 @@
 //! What is asked of a container's guest: streams, further processes, signals.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tether_proto::control::{ExecFailed, ResizeRequest, SignalRequest, StopRequest, TopReply, TopRequest, exec_reply};
@@ -107,7 +106,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`Failure`]; `NoProcess` when it could not be run.
-    pub async fn start_exec(self: &Arc<Self>, id: &str, size: (u32, u32)) -> Result<ExecStreams> {
+    pub async fn start_exec(&self, id: &str, size: (u32, u32)) -> Result<ExecStreams> {
         let guests = self.guests()?;
         let exec = guests.execs.take(id).map_err(|why| match why {
             Start::None => Failure::NoExec(id.to_owned()),
@@ -142,15 +141,13 @@ impl Engine {
             }
         }
         let (streams, mut rest) = started.split();
-        // It must not keep the engine: it may be there for months.
-        let (engine, watched) = (Arc::downgrade(self), self.watched().clone());
+        // It must not keep the engine, which it may outlive: it may be there for months.
+        let (history, watched) = (self.history.clone(), self.watched().clone());
         let (execs, switchboard) = (guests.execs.clone(), guests.switchboard.clone());
         tokio::spawn(async move {
-            let code = exec::see_through(&mut rest, &exec, &watched, &switchboard).await;
+            let code = exec::see_through(&mut rest, &exec, &watched, &switchboard, &history).await;
             execs.set(&exec.id, ExecState::Ended { code });
-            if let Some(engine) = engine.upgrade() {
-                engine.tell(&container, Change::ExecDie { id: exec.id, code });
-            }
+            history.telling().tell(container.record, Change::ExecDie { id: exec.id, code });
         });
         Ok(streams)
     }
