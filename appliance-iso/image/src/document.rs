@@ -24,9 +24,14 @@ pub(crate) async fn settled(backend: &impl Backend) -> Result<Option<Vec<u8>>, B
     let before = backend.read(INDEX).await?;
     if before.is_some() {
         backend.delete(ASIDE).await?;
-    } else if backend.read(ASIDE).await?.is_some() {
-        // All that there is: the rename was cut between removing the old one and placing the new.
-        backend.rename(ASIDE, INDEX).await?;
+    } else if let Some(aside) = backend.read(ASIDE).await? {
+        if serde_json::from_slice::<serde::de::IgnoredAny>(&aside).is_err() && backend.disks().await?.is_empty() {
+            // The first write of all was cut, before there was anything to be listed.
+            backend.delete(ASIDE).await?;
+        } else {
+            // All that there is: the rename was cut between removing the old one and placing the new.
+            backend.rename(ASIDE, INDEX).await?;
+        }
     }
     // Until then a rename could happen.
     let now = backend.read(INDEX).await?;

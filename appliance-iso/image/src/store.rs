@@ -113,7 +113,14 @@ impl<B: Backend> ImageStore<B> {
     /// [`StoreError`].
     pub async fn open(backend: B) -> Result<Self, StoreError> {
         let index = match settled(&backend).await.map_err(StoreError::Backend)? {
-            None => Index::default(),
+            None => {
+                let index = Index::default();
+                // While there is no disk: a first index that is cut lists none then.  What fails here will fail again, and be told.
+                if let Ok(text) = serde_json::to_vec(&index) {
+                    let _ = replace(&backend, text).await;
+                }
+                index
+            }
             Some(bytes) => read(&bytes)?,
         };
         let old = backend.disks().await.map_err(StoreError::Backend)?;

@@ -19,7 +19,7 @@ pub(crate) enum Trouble {
     Fails(usize),
     /// Its answer is lost, and no other is.
     Unheard(usize),
-    /// The process dies within it, if it is a rename: what had the new name is gone.
+    /// The process dies within it: a write is half done, and a rename has removed what had the new name.
     DiesWithin(usize),
     /// Its answer is lost and a rename comes late, and the process dies, or does not.
     Late { at: usize, dies: bool },
@@ -102,6 +102,10 @@ impl Backend for Folders {
     }
 
     async fn write(&self, name: &str, bytes: Vec<u8>) -> Result<(), BackendError> {
+        let n = self.calls.load(Ordering::Relaxed);
+        if matches!(self.trouble, Some(Trouble::DiesWithin(at)) if n == at) {
+            std::fs::write(self.folder.join(name), &bytes[..bytes.len() / 2])?;
+        }
         self.call(|| Ok(std::fs::write(self.folder.join(name), bytes)?))
     }
 

@@ -79,7 +79,7 @@ async fn a_change_that_comes_late_lists_no_disk_that_is_gone() {
         let layer = Tarball::new().file("own", image.as_bytes()).bytes();
         served.push(image, &[(layer.clone(), &layer[..])]).await;
     }
-    // Each changes the index: where there is none, and where there is one.
+    // Each changes the index.
     let both = async |store: &Arc<ImageStore<Folders>>| {
         for image in ["one:1", "two:1"] {
             let _ = pull(store, &served, image).await;
@@ -89,8 +89,9 @@ async fn a_change_that_comes_late_lists_no_disk_that_is_gone() {
     let untroubled = open(folder.path()).await;
     both(&untroubled).await;
     let changes = untroubled.backend().renames();
-    assert_eq!(changes.len(), 2);
-    for at in changes {
+    // The first of all is the empty one's.
+    assert_eq!(changes.len(), 3);
+    for at in changes.into_iter().skip(1) {
         // It comes before the next process begins, while it does, or when it has cleaned up.
         for (dies, comes) in (0..3).flat_map(|comes| [(false, comes), (true, comes)]) {
             let what = format!("call {at}, dies {dies}, comes {comes}");
