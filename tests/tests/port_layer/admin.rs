@@ -24,15 +24,6 @@ fn renamed(old: &str) -> Change {
     Change::Rename { old: old.into() }
 }
 
-async fn until(stage: &Stage, what: &str, accept: impl Fn(&Table) -> bool) {
-    let seen = async {
-        while !accept(&stage.engine.table()) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    in_time(what, seen).await;
-}
-
 #[test]
 fn a_vm_that_an_admin_renames_or_destroys_is_followed() {
     runtime().block_on(async {
@@ -50,23 +41,23 @@ fn a_vm_that_an_admin_renames_or_destroys_is_followed() {
         };
         // As the engine names VMs, and as people do.
         rename(&format!("web-{}", &id[..12])).await;
-        until(&stage, "web", is("web")).await;
+        stage.until("web", is("web")).await;
         rename("db").await;
-        until(&stage, "db", is("db")).await;
+        stage.until("db", is("db")).await;
         let vm = stage.admin.read(&this, &["name"]).await.unwrap();
         assert_eq!(vm.get::<String>("name").unwrap().as_deref(), Some("db"), "the admin's name stays");
         // Neither another's name nor one that Docker does not know.
         rename(&format!("two-{}", &id[..12])).await;
         rename("no name of Docker's").await;
         stage.engine.rename_container("db", "again").await.unwrap();
-        until(&stage, "again", is("again")).await;
+        stage.until("again", is("again")).await;
         let named = |c: &Container| c.record.name.clone();
         let mut names: Vec<_> = stage.engine.table().iter().map(named).collect();
         names.sort();
         assert_eq!(names, ["again", "two"]);
 
         stage.admin.run(&methods::DestroyTask { this: this.clone() }).await.unwrap();
-        until(&stage, "gone", |table| table.find(&id).is_err()).await;
+        stage.until("gone", |table| table.find(&id).is_err()).await;
         assert_eq!(
             told_of(&stage, &id),
             [Change::Create, renamed("one"), renamed("web"), renamed("db"), Change::Destroy]
@@ -86,10 +77,9 @@ fn a_name_that_a_client_gives_after_an_admin_stays() {
         let admin = async {
             stage.admin.run(&methods::RenameTask { this, new_name: "of-an-admin".into() }).await.unwrap();
             // Its name is seen, and comes to wait for the container's lock, behind the client's.
-            until(&stage, "the admin's name", |t| {
-                t.find(&id).is_ok_and(|c| c.named.is_some() || c.record.name != "one")
-            })
-            .await;
+            stage
+                .until("the admin's name", |t| t.find(&id).is_ok_and(|c| c.named.is_some() || c.record.name != "one"))
+                .await;
         };
         // Each waits for the one before, which holds the container's lock: the first until it sees that the process is deaf.
         let stop = in_time("stop", stage.engine.stop_container(&id, None, Some(Duration::ZERO)));
@@ -139,7 +129,7 @@ fn how_a_container_ended_is_known_although_vsphere_is_lost_and_the_container_goe
         let lost = async {
             stage.engine.start_container(&id).await.unwrap();
             let ended = |c: &Container| c.power == Power::Off && matches!(c.phase(), Phase::Exited { .. });
-            until(&stage, "its end", |t| t.find(&id).is_ok_and(ended)).await;
+            stage.until("its end", |t| t.find(&id).is_ok_and(ended)).await;
             stage.lose().await;
         };
         let (code, ()) = tokio::join!(in_time("the engine's end", stage.engine.wait_on(&mut wait)), lost);
@@ -159,14 +149,14 @@ fn what_an_admin_leaves_of_a_container_goes_although_vsphere_fails_at_first() {
         stage.engine.start_container(&id).await.unwrap();
         in_time("its end", stage.engine.wait_for(&id, Until::NotRunning)).await.unwrap();
         let vm = stage.engine.table().find(&id).unwrap().vm.clone();
-        until(&stage, "off", |t| t.find(&id).is_ok_and(|c| c.power == Power::Off)).await;
+        stage.until("off", |t| t.find(&id).is_ok_and(|c| c.power == Power::Off)).await;
         stage.faults(&["add", "--method", "SearchDatastore_Task", "--times", "1", "--fault", "SystemError"]);
         stage
             .admin
             .run(&methods::DestroyTask { this: ManagedObjectReference::new("VirtualMachine", vm) })
             .await
             .unwrap();
-        until(&stage, "gone", |t| t.find(&id).is_err()).await;
+        stage.until("gone", |t| t.find(&id).is_err()).await;
         stage.nothing_is_left().await;
         let rule = stage.faults(&["list"]);
         assert!(rule.contains(r#""seen":2"#), "{rule}");
@@ -208,7 +198,7 @@ fn a_container_whose_settings_an_admin_saves_while_it_runs_stays_one() {
         let spec = VirtualMachineConfigSpec { extra_config, ..Default::default() };
         stage.admin.run(&methods::ReconfigVMTask { this: this.clone(), spec }).await.unwrap();
         in_time("stop", stage.engine.stop_container(&id, None, None)).await.unwrap();
-        until(&stage, "the keys' loss", |t| t.find(&id).is_ok_and(|c| c.lost)).await;
+        stage.until("the keys' loss", |t| t.find(&id).is_ok_and(|c| c.lost)).await;
         assert_eq!(stage.engine.table().find(&id).unwrap().phase().exit_code(), 143);
         // Another engine knows no more how it ended, and leaves it where it is.
         let another = stage.another_engine().await;

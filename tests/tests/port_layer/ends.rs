@@ -11,12 +11,7 @@ use crate::stage::{Stage, in_time, runtime};
 const ALWAYS: &str = r#"{"RestartPolicy":{"Name":"always"}}"#;
 
 async fn until(stage: &Stage, what: &str, accept: impl Fn(&Container) -> bool) {
-    let seen = async {
-        while !stage.engine.table().find("one").is_ok_and(&accept) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    in_time(what, seen).await;
+    stage.until(what, |table| table.find("one").is_ok_and(&accept)).await;
 }
 
 fn one(table: &Table) -> Container {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use port_layer::container::events::{Event, History, Subject};
 use port_layer::container::record::Record;
-use port_layer::container::table::Change;
+use port_layer::container::table::{Change, Table};
 use port_layer::{Engine, Failure, Site, Size};
 use tether_proto::{Container, Disk, Process};
 use tokio::sync::broadcast;
@@ -134,6 +134,16 @@ impl Stage {
         let output = self.lab.run(&[&["faults"], args].concat());
         assert!(output.status.success(), "{}", vic_tests::lab::text(&output));
         vic_tests::lab::text(&output)
+    }
+
+    /// Waits until the engine sees its containers as they are to be.
+    pub(crate) async fn until(&self, what: &str, accept: impl Fn(&Table) -> bool) {
+        let seen = async {
+            while !accept(&self.engine.table()) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        in_time(what, seen).await;
     }
 
     /// Every container can be removed by force; then there is nothing of any.
