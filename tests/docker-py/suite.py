@@ -120,6 +120,18 @@ class Vch(unittest.TestCase):
         with self.assertRaises(docker.errors.APIError):
             api.create_container(self.image.id, ["cat"], host_config=api.create_host_config(privileged=True))
 
+    def test_attached_from_now_on(self):
+        container = self.running()
+        until("it says that it is up", lambda: container.logs() == b"up\n")
+        for _ in range(10):
+            stream = container.attach_socket(params={"stdout": 1, "stream": 1})
+            raw = getattr(stream, "_sock", stream)
+            raw.settimeout(60)
+            # Once: who is attached misses nothing.
+            container.kill(signal="HUP")
+            self.assertTrue(raw.recv(4096).endswith(b"hup\n"))
+            stream.close()
+
     def test_what_is_not_there(self):
         with self.assertRaises(docker.errors.NotFound):
             self.docker.containers.get("nobody")

@@ -54,7 +54,7 @@ async fn attach(
     let keys = Keys::read(query.detach_keys.as_deref().unwrap_or_default())?;
     let stdin = truth(query.stdin.as_ref()) && config.open_stdin.unwrap_or_default();
     let wanted = Wanted { logs: truth(query.logs.as_ref()), stream: truth(query.stream.as_ref()), stdin };
-    let attached = engine.attach(&container.record.id, wanted)?;
+    let attached = engine.attach(&container.record.id, wanted).await?;
     let output = stream::unfold(attached.output, |mut output| async move {
         let said = match output.recv().await? {
             Ok(record) => Said::Output(record.stream, record.bytes),

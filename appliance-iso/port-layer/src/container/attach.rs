@@ -7,7 +7,8 @@
 //!                      any -- the run is over ----------> read the rest from the log: done
 //! ```
 //! The line is there to be quick; the log on the datastore has everything.  So nothing is lost of a process that ends before
-//! its guest has called, or while the line is down.
+//! its guest has called, or while the line is down.  "From now on" begins where the guest says that it begins: the client is
+//! answered after that.
 
 use std::future::pending;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +18,7 @@ use std::time::Duration;
 use futures_util::stream;
 use tether_proto::control::{AttachRequest, AttachStart, Output as Piece, Stream, attach_reply, attach_request};
 use tether_proto::record::{self, Record};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 use tonic::Code;
 use vim25::Result;
@@ -35,6 +36,8 @@ const QUEUE: usize = 16;
 const PAUSE: Duration = Duration::from_millis(200);
 /// How long the guest of a run that is over may take to send the rest, before it is read from the log.
 const REST: Duration = Duration::from_secs(2);
+/// How long a client is not answered because the guest has not begun to give output.
+const BEGIN: Duration = Duration::from_secs(2);
 
 /// What an attached client is given.
 #[derive(Debug)]
@@ -45,6 +48,19 @@ pub struct Attached {
     pub input: mpsc::Sender<Vec<u8>>,
     /// Whoever lets go of this lets go of the process, and its input stays open.
     pub hold: Hold,
+    begun: oneshot::Receiver<Never>,
+}
+
+/// Only the end of those who would send it is of interest.
+#[derive(Debug)]
+enum Never {}
+
+impl Attached {
+    /// Waits until no output that is written from now on is missed, unless the guest is out of reach.
+    pub(crate) async fn begun(mut self) -> Self {
+        let _ = timeout(BEGIN, &mut self.begun).await;
+        self
+    }
 }
 
 /// Keeps a client attached.
@@ -89,6 +105,8 @@ struct Attachment {
     query: AttachQuery,
     /// The time of the last output that was given; none while it is "from now on".
     after_ns: Option<u64>,
+    /// Held while output might be missed.
+    beginning: Option<oneshot::Sender<Never>>,
 }
 
 /// Attaches to `container`.
@@ -102,6 +120,7 @@ pub(crate) fn attach(
     let seat = guests.audience.sit(&container.record.id);
     let (output, receiver) = mpsc::channel(QUEUE);
     let (input, pieces) = mpsc::channel(QUEUE);
+    let (beginning, begun) = oneshot::channel();
     let attachment = Attachment {
         site: site.clone(),
         watched: watched.clone(),
@@ -111,6 +130,7 @@ pub(crate) fn attach(
         input: Arc::new(Mutex::new(pieces)),
         query,
         after_ns: None,
+        beginning: Some(beginning),
     };
     let task = tokio::spawn(async move {
         if let Err(error) = attachment.run().await {
@@ -118,11 +138,15 @@ pub(crate) fn attach(
         }
         drop(seat);
     });
-    Attached { output: receiver, input, hold: Hold(task.abort_handle()) }
+    Attached { output: receiver, input, hold: Hold(task.abort_handle()), begun }
 }
 
 impl Attachment {
     async fn run(mut self) -> Result<()> {
+        let joined = matches!(self.container.phase(), Phase::Running | Phase::Paused);
+        if self.query.logs || !joined {
+            self.beginning = None;
+        }
         if self.query.logs {
             self.after_ns = Some(0);
             self.catch_up().await?;
@@ -132,7 +156,6 @@ impl Attachment {
         }
         let id = self.container.record.id.clone();
         let first = self.container.run.as_ref().and_then(|r| r.started_ns);
-        let joined = matches!(self.container.phase(), Phase::Running | Phase::Paused);
         let before = if joined { None } else { first };
         let found = self.watched.until(|table| run_after(table, &id, before, &self.container));
         let found = tokio::select! {
@@ -205,7 +228,10 @@ impl Attachment {
                 Ok(None) => return Ended::Complete,
                 Err(status) => return ended(&status),
                 Ok(Some(reply)) => match reply.what {
-                    Some(attach_reply::What::Attached(attached)) => self.after_ns = Some(attached.after_ns),
+                    Some(attach_reply::What::Attached(attached)) => {
+                        self.after_ns = Some(attached.after_ns);
+                        self.beginning = None;
+                    }
                     Some(attach_reply::What::Output(piece)) => {
                         self.after_ns = Some(piece.time_ns);
                         if self.output.send(Ok(record(piece))).await.is_err() {

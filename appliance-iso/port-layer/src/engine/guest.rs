@@ -27,12 +27,12 @@ impl Engine {
     ///
     /// # Errors
     /// [`Failure`]; later ones come with the output.
-    pub fn attach(&self, wanted: &str, query: AttachQuery) -> Result<Attached> {
+    pub async fn attach(&self, wanted: &str, query: AttachQuery) -> Result<Attached> {
         let container = self.table().find(wanted)?.clone();
         self.admit(&container.record.id, Operation::Attach)?;
         let guests = self.guests()?;
         self.tell(&container, Change::Attach);
-        Ok(attach::attach(&self.site, self.watched(), guests, &container, query))
+        Ok(attach::attach(&self.site, self.watched(), guests, &container, query).begun().await)
     }
 
     /// A client has let go by its keys.
