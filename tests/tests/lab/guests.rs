@@ -147,6 +147,8 @@ fn containers_are_kept_running_and_checked() {
     state("checked", "State.Health.Status", "healthy");
     state("checked", "RestartCount", "1");
     state("stopped", "State.Status", "exited");
+    said(&lab, &["stop", "checked"]);
+    state("checked", "State.Health.Status", "unhealthy");
     let all = said(&lab, &["ps", "-aq"]);
     said(&lab, &[&["rm", "-f"][..], &all.lines().collect::<Vec<_>>()].concat());
     lab.stage.vic("delete", &["--name", NAME]).ended_with(0);

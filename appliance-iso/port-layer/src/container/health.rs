@@ -159,20 +159,31 @@ impl Health {
     }
 }
 
-/// How containers are; clones share it.
+/// How containers are in their last run that was checked, which is known by the time of its start; clones share it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Healths(Arc<Mutex<HashMap<String, Health>>>);
+pub(crate) struct Healths(Arc<Mutex<HashMap<String, (u64, Health)>>>);
 
 impl Healths {
-    pub(crate) fn of(&self, id: &str) -> Option<Health> {
-        self.lock().get(id).cloned()
+    /// How a container is in a run; the default when nothing is known of that one.
+    pub(crate) fn of(&self, id: &str, started_ns: u64) -> Health {
+        let all = self.lock();
+        all.get(id).filter(|(run, _)| *run == started_ns).map(|(_, health)| health.clone()).unwrap_or_default()
+    }
+
+    fn change<T>(&self, id: &str, started_ns: u64, change: impl FnOnce(&mut Health) -> T) -> T {
+        let mut all = self.lock();
+        let (run, health) = all.entry(id.to_owned()).or_default();
+        if *run != started_ns {
+            (*run, *health) = (started_ns, Health::default());
+        }
+        change(health)
     }
 
     pub(crate) fn forget(&self, id: &str) {
         self.lock().remove(id);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Health>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, (u64, Health)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -203,8 +214,6 @@ impl Checked {
         tell: impl Fn(&Container, Status),
     ) {
         let id = self.container.record.id.clone();
-        // Another engine may have looked after the same run before.
-        healths.lock().entry(id.clone()).or_default();
         let over = watched.until(|table| (!same_run(table, &id, self.started_ns)).then_some(()));
         let checking = async {
             loop {
@@ -218,22 +227,22 @@ impl Checked {
                     // A guest that hangs is what checks are for.
                     Err(_) => Probe { start_ns, end_ns: now_ns(), code: -1, output: "its guest does not call".into() },
                 };
-                let changed = healths.lock().entry(id.clone()).or_default().take(probe, &self.check, starts);
+                let changed = healths.change(&id, self.started_ns, |health| health.take(probe, &self.check, starts));
                 if let Some(status) = changed {
                     tell(&self.container, status);
                 }
             }
         };
         tokio::select! {
-            // Its next run begins anew; when vSphere is not watched any more, the next engine goes on.
-            over = over => if over.is_ok() { healths.forget(&id) },
+            // When vSphere is not watched any more, the next engine goes on with the same run.
+            _ = over => {}
             () = checking => {}
         }
     }
 
     fn in_start_period(&self, healths: &Healths, id: &str) -> bool {
         let age = Duration::from_nanos(now_ns().saturating_sub(self.started_ns));
-        age < self.check.start_period && healths.of(id).is_none_or(|health| health.status == Status::Starting)
+        age < self.check.start_period && healths.of(id, self.started_ns).status == Status::Starting
     }
 
     /// Runs the check once.
@@ -353,5 +362,16 @@ mod tests {
         assert_eq!(health.take(probe(1), &check, false), None);
         assert_eq!((health.failing_streak, health.log.len()), (3, SHOWN));
         assert_eq!(health.take(probe(0), &check, false), Some(Status::Healthy));
+    }
+
+    #[test]
+    fn a_run_has_nothing_of_the_one_before() {
+        let check = Check::of(r#"{"Healthcheck":{"Test":["CMD","x"]}}"#).unwrap();
+        let healths = Healths::default();
+        healths.change("a", 1, |health| health.take(probe(0), &check, false));
+        assert_eq!(healths.of("a", 1).status, Status::Healthy);
+        assert_eq!(healths.of("a", 2), Health::default(), "one that began while vSphere was lost");
+        healths.change("a", 2, |health| health.take(probe(1), &check, false));
+        assert_eq!((healths.of("a", 2).status, healths.of("a", 2).log.len()), (Status::Starting, 1));
     }
 }

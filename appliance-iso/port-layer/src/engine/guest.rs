@@ -10,7 +10,7 @@ use super::{Engine, Failure, Result};
 use crate::container::admission::Operation;
 use crate::container::attach::{self, AttachQuery, Attached, answered};
 use crate::container::exec::{self, Exec, ExecSpec, ExecState, ExecStreams, Start};
-use crate::container::health::{Check, Health};
+use crate::container::health::{self, Check, Health};
 use crate::container::phase::Phase;
 use crate::container::table::{Change, Container};
 use crate::control::{AuthorityError, Guests, Line};
@@ -90,11 +90,17 @@ impl Engine {
         found.ok_or_else(|| Failure::NoExec(id.to_owned()))
     }
 
-    /// How a container is; none when it has no check.
+    /// How a container is; none when it has no check, or has not run.
     pub fn health(&self, container: &Container) -> Option<Health> {
         Check::of(&container.record.config)?;
-        let known = self.guests.as_ref().and_then(|guests| guests.healths.of(&container.record.id));
-        Some(known.unwrap_or_default())
+        let started_ns = container.run.as_ref()?.started_ns?;
+        let known = self.guests.as_ref().map(|guests| guests.healths.of(&container.record.id, started_ns));
+        let mut health = known.unwrap_or_default();
+        // Docker's word for one that is not checked any more.
+        if !container.phase().is_alive() {
+            health.status = health::Status::Unhealthy;
+        }
+        Some(health)
     }
 
     /// The further processes of a container.
