@@ -105,6 +105,18 @@ impl Site {
             bridge,
         })
     }
+
+    /// The devices of a VM.
+    pub(crate) async fn devices(&self, vm: &ManagedObjectReference) -> vim25::Result<Vec<AnyVirtualDevice>> {
+        self.session.read(vm, &["config.hardware.device"]).await?.all("config.hardware.device")
+    }
+
+    /// The disks of a VM.
+    pub(crate) async fn disks(&self, vm: &ManagedObjectReference) -> vim25::Result<Vec<AnyVirtualDevice>> {
+        let mut devices = self.devices(vm).await?;
+        devices.retain(|d| matches!(d, AnyVirtualDevice::VirtualDisk(_)));
+        Ok(devices)
+    }
 }
 
 /// The datacenter's path from the root folder, which is not part of it.
@@ -140,6 +152,16 @@ fn unbound(mut backing: AnyVirtualDeviceBackingInfo) -> AnyVirtualDeviceBackingI
 pub(crate) fn card(device: &AnyVirtualDevice) -> Option<&VirtualEthernetCard> {
     match device {
         AnyVirtualDevice::VirtualVmxnet3(card) => Some(card),
+        _ => None,
+    }
+}
+
+/// The file of a disk.
+pub(crate) fn disk_file(device: &AnyVirtualDevice) -> Option<DatastorePath> {
+    match &device.backing {
+        Some(AnyVirtualDeviceBackingInfo::VirtualDiskFlatVer2BackingInfo(backing)) => {
+            DatastorePath::parse(&backing.file_name)
+        }
         _ => None,
     }
 }

@@ -12,20 +12,20 @@ use tether_proto::{Container as Guest, Document, Interface, KEY_CONTAINER, KEY_E
 use tokio::time::{Instant, sleep};
 use vim25::datastore::DatastorePath;
 use vim25::types::{
-    AnyValue, AnyVirtualDevice, AnyVirtualDeviceBackingInfo, ManagedObjectReference, Method, OptionValue,
-    ParaVirtualSCSIController, VirtualCdrom, VirtualCdromIsoBackingInfo, VirtualController, VirtualDevice,
-    VirtualDeviceConfigSpec, VirtualDeviceConfigSpecFileOperation, VirtualDeviceConfigSpecOperation,
-    VirtualDeviceConnectInfo, VirtualDeviceFileBackingInfo, VirtualDisk, VirtualDiskFlatVer2BackingInfo,
-    VirtualEthernetCard, VirtualIDEController, VirtualMachineConfigSpec, VirtualMachineFileInfo,
-    VirtualMachinePowerState, VirtualSCSIController, VirtualSCSISharing, VirtualSerialPort,
-    VirtualSerialPortFileBackingInfo, VirtualVmxnet, VirtualVmxnet3, methods,
+    AnyValue, AnyVirtualDevice, ManagedObjectReference, Method, OptionValue, ParaVirtualSCSIController, VirtualCdrom,
+    VirtualCdromIsoBackingInfo, VirtualController, VirtualDevice, VirtualDeviceConfigSpec,
+    VirtualDeviceConfigSpecFileOperation, VirtualDeviceConfigSpecOperation, VirtualDeviceConnectInfo,
+    VirtualDeviceFileBackingInfo, VirtualDisk, VirtualDiskFlatVer2BackingInfo, VirtualEthernetCard,
+    VirtualIDEController, VirtualMachineConfigSpec, VirtualMachineFileInfo, VirtualMachinePowerState,
+    VirtualSCSIController, VirtualSCSISharing, VirtualSerialPort, VirtualSerialPortFileBackingInfo, VirtualVmxnet,
+    VirtualVmxnet3, methods,
 };
 use vim25::{Error, Result};
 
 use super::record::{KEY_RECORD, Record, is_name};
 use super::restart::{KEY_RESTARTS, Restarts};
 use crate::Site;
-use crate::site::{card, value};
+use crate::site::{card, disk_file, value};
 
 /// Name of the file that takes the process's output, in the VM's folder.
 pub const OUTPUT: &str = "output.log";
@@ -332,9 +332,7 @@ impl Site {
     /// # Errors
     /// Those of vSphere.
     pub(crate) async fn reconnect_ports(&self, vm: &ManagedObjectReference) -> Result<()> {
-        let devices: Vec<AnyVirtualDevice> =
-            self.session.read(vm, &["config.hardware.device"]).await?.all("config.hardware.device")?;
-        let lost = devices.into_iter().filter_map(|mut port| {
+        let lost = self.devices(vm).await?.into_iter().filter_map(|mut port| {
             let connect = Some(&mut port)
                 .filter(|p| matches!(p, AnyVirtualDevice::VirtualSerialPort(_)))?
                 .connectable
@@ -466,27 +464,11 @@ impl Site {
         }
         Ok(())
     }
-
-    async fn disks(&self, vm: &ManagedObjectReference) -> Result<Vec<AnyVirtualDevice>> {
-        let devices: Vec<AnyVirtualDevice> =
-            self.session.read(vm, &["config.hardware.device"]).await?.all("config.hardware.device")?;
-        Ok(devices.into_iter().filter(|d| matches!(d, AnyVirtualDevice::VirtualDisk(_))).collect())
-    }
 }
 
 /// The guest's document, or the copy of it: one of a VM that was made to its end.
 pub(crate) fn guest_of(options: &[OptionValue]) -> Option<String> {
     value(options, KEY_CONTAINER).or_else(|| value(options, KEY_GUEST))
-}
-
-/// The file of a disk.
-pub(crate) fn disk_file(device: &AnyVirtualDevice) -> Option<DatastorePath> {
-    match &device.backing {
-        Some(AnyVirtualDeviceBackingInfo::VirtualDiskFlatVer2BackingInfo(backing)) => {
-            DatastorePath::parse(&backing.file_name)
-        }
-        _ => None,
-    }
 }
 
 /// The folder of a VM's configuration file; never the root of a datastore.

@@ -8,13 +8,14 @@ use uuid::Uuid;
 use vim25::Result;
 use vim25::datastore::DatastorePath;
 use vim25::types::{
-    AnyVirtualDevice, AnyVirtualDeviceBackingInfo, VirtualDevice, VirtualDeviceConfigSpec,
-    VirtualDeviceConfigSpecFileOperation, VirtualDeviceConfigSpecOperation, VirtualDeviceFileBackingInfo, VirtualDisk,
-    VirtualDiskFlatVer2BackingInfo, VirtualMachineConfigSpec, methods,
+    AnyVirtualDevice, VirtualDevice, VirtualDeviceConfigSpec, VirtualDeviceConfigSpecFileOperation,
+    VirtualDeviceConfigSpecOperation, VirtualDeviceFileBackingInfo, VirtualDisk, VirtualDiskFlatVer2BackingInfo,
+    VirtualMachineConfigSpec, methods,
 };
 
 use super::device;
 use crate::Site;
+use crate::site::disk_file;
 
 /// What an image and a container on it can hold; a disk is thin, and takes what is written.
 const CAPACITY_KIB: i64 = 8 << 20;
@@ -51,7 +52,7 @@ impl Datastore {
         device::release_all().await;
         let prefix = datastore.site.images.to_string();
         for disk in datastore.attached().await? {
-            if file_name(&disk).is_some_and(|f| f.starts_with(&prefix)) {
+            if disk_file(&disk).is_some_and(|f| f.to_string().starts_with(&prefix)) {
                 datastore.detach(disk).await?;
             }
         }
@@ -67,22 +68,15 @@ impl Datastore {
         self.folder(name).join(DISK)
     }
 
-    async fn devices(&self) -> Result<Vec<AnyVirtualDevice>> {
-        self.site.session.read(&self.site.endpoint, &["config.hardware.device"]).await?.all("config.hardware.device")
-    }
-
     /// The disks of the endpoint VM.
-    async fn attached(&self) -> Result<Vec<VirtualDisk>> {
-        let devices = self.devices().await?.into_iter();
-        Ok(devices
-            .filter_map(|d| if let AnyVirtualDevice::VirtualDisk(disk) = d { Some(disk) } else { None })
-            .collect())
+    async fn attached(&self) -> Result<Vec<AnyVirtualDevice>> {
+        self.site.disks(&self.site.endpoint).await
     }
 
     /// Makes a disk and attaches it; gives its unit.
     async fn attach(&self, name: &str, parent: Option<&str>) -> Result<u32> {
         let _alone = self.changing.lock().await;
-        let devices = self.devices().await?;
+        let devices = self.site.devices(&self.site.endpoint).await?;
         let invalid = |text: &str| vim25::Error::Invalid(text.to_owned());
         let controller = devices
             .iter()
@@ -125,14 +119,14 @@ impl Datastore {
     }
 
     /// Takes a disk from the endpoint VM; its file stays.
-    async fn detach(&self, disk: VirtualDisk) -> Result<()> {
+    async fn detach(&self, disk: AnyVirtualDevice) -> Result<()> {
         let _alone = self.changing.lock().await;
         if let Some(unit) = disk.unit_number.and_then(|u| u32::try_from(u).ok()) {
             device::forget(unit);
         }
         let change = VirtualDeviceConfigSpec {
             operation: Some(VirtualDeviceConfigSpecOperation::Remove),
-            device: disk.into(),
+            device: disk,
             ..Default::default()
         };
         self.reconfigure(change).await
@@ -168,20 +162,13 @@ impl Datastore {
     /// Unmounts and detaches a disk, if it is.
     async fn let_go(&self, name: &str) -> Result<(), BackendError> {
         device::release(name).await?;
-        let path = self.disk(name).to_string();
+        let path = self.disk(name);
         for disk in self.attached().await? {
-            if file_name(&disk) == Some(path.as_str()) {
+            if disk_file(&disk).as_ref() == Some(&path) {
                 self.detach(disk).await?;
             }
         }
         Ok(())
-    }
-}
-
-fn file_name(disk: &VirtualDisk) -> Option<&str> {
-    match &disk.backing {
-        Some(AnyVirtualDeviceBackingInfo::VirtualDiskFlatVer2BackingInfo(backing)) => Some(&backing.file_name),
-        _ => None,
     }
 }
 
