@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use vch_config::{MadeNetwork, Role};
 use vim25::Session;
+use vim25::datastore::DatastorePath;
 use vim25::inventory::{Inventory, Lookup, Node};
 use vim25::property::Object;
 use vim25::types::{
@@ -86,6 +87,15 @@ pub(crate) async fn validate(settings: &Settings, session: &Session, printer: Pr
             Err(problems)
         }
     }
+}
+
+/// What is wrong with a folder for the images on a datastore where only VMs' own folders can be, as on vSAN.
+fn without_folders(store: &DatastorePath) -> Option<Problem> {
+    (!store.path.is_empty()).then(|| {
+        Problem::validation(format!("--image-store: there can be no folder {:?} on {:?}", store.path, store.datastore))
+            .why("this datastore has no folders but those of VMs, as vSAN")
+            .remedy(format!("give --image-store {}: the images are in the VCH's own folder then", store.datastore))
+    })
 }
 
 fn datacenter(settings: &Settings, inventory: &Inventory) -> Result<Node, Problem> {
@@ -265,7 +275,9 @@ impl Check<'_> {
 
     /// The ISO, and the quota that the admin promises, must fit.
     async fn space(&mut self, datastore: &Node) -> Result<(), vim25::Error> {
-        let facts = self.session.read(&datastore.reference, &["summary.freeSpace", "summary.accessible"]).await?;
+        let folders = "capability.topLevelDirectoryCreateSupported";
+        let paths = ["summary.freeSpace", "summary.accessible", folders];
+        let facts = self.session.read(&datastore.reference, &paths).await?;
         if facts.get::<bool>("summary.accessible")? == Some(false) {
             self.problems.push(
                 Problem::validation(format!("Datastore {:?} is not accessible", datastore.name))
@@ -281,6 +293,9 @@ impl Check<'_> {
                     .why(format!("{free} bytes are free, and the ISOs have {images}"))
                     .remedy("free space, or choose another with --image-store"),
             );
+        }
+        if facts.get::<bool>(folders)? == Some(false) {
+            self.problems.extend(self.settings.image_store.as_ref().and_then(without_folders));
         }
         if let Some(quota) = self.settings.limits.storage_bytes.filter(|q| *q > free) {
             self.problems.push(
@@ -476,5 +491,18 @@ impl Check<'_> {
             .remedy("choose another --name, or remove the VCH with vic-machine delete");
         problem.exit = Exit::Conflict;
         self.problems.push(problem);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_datastore_without_folders_takes_images_beside_the_endpoint_vm_only() {
+        assert!(without_folders(&DatastorePath::new("vsan", "")).is_none());
+        let problem = without_folders(&DatastorePath::new("vsan", "images")).unwrap();
+        assert!(problem.what.contains("\"images\" on \"vsan\""), "{}", problem.what);
+        assert!(problem.remedy[0].starts_with("give --image-store vsan:"), "{:?}", problem.remedy);
     }
 }
