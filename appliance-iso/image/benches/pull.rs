@@ -82,6 +82,10 @@ impl Backend for Loops {
         Ok(std::fs::remove_file(self.file(name))?)
     }
 
+    async fn is_gone(&self, name: &str) -> bool {
+        !self.file(name).exists()
+    }
+
     async fn disks(&self) -> Result<Vec<String>, BackendError> {
         Ok(Vec::new())
     }

@@ -133,15 +133,28 @@ impl Index {
         Some(depth)
     }
 
+    /// The disks of the chain that ends with `chain`, topmost first.
+    pub fn down<'a>(&'a self, chain: &Digest) -> impl Iterator<Item = (&'a Digest, &'a Disk)> {
+        let below = |(_, disk): &(&Digest, &'a Disk)| self.disks.get_key_value(disk.parent.as_ref()?);
+        // A document that was tampered with is no reason to hang.
+        std::iter::successors(self.disks.get_key_value(chain), below).take(self.disks.len())
+    }
+
     /// Bytes of the files of each layer up to `chain`, lowest first.
     pub fn layer_bytes(&self, chain: &Digest) -> Vec<u64> {
-        let mut disks = Vec::new();
-        let mut at = self.disks.get(chain);
-        while let Some(disk) = at.filter(|_| disks.len() < self.disks.len()) {
-            disks.push(disk);
-            at = disk.parent.as_ref().and_then(|p| self.disks.get(p));
-        }
+        let disks: Vec<&Disk> = self.down(chain).map(|(_, disk)| disk).collect();
         disks.into_iter().rev().flat_map(|d| d.layers.iter().copied()).collect()
+    }
+
+    /// Takes out a disk that is gone and those above it, and the images that stand on one of them.
+    pub fn lose(&mut self, gone: &Digest) {
+        let stand = |chain: &&Digest| self.down(chain).any(|(chain, _)| chain == gone);
+        let lost: BTreeSet<Digest> = self.disks.keys().filter(stand).cloned().collect();
+        self.disks.retain(|chain, _| !lost.contains(chain));
+        self.images.retain(|_, image| !lost.contains(&image.disk));
+        let Self { images, tags, digests, .. } = self;
+        tags.retain(|_, id| images.contains_key(id));
+        digests.retain(|_, id| images.contains_key(id));
     }
 
     /// The image that `wanted` stands for: `name` is its full form when it can be one.
@@ -301,6 +314,18 @@ mod tests {
         assert_eq!(index.digests.len(), 0);
         let disks: Vec<_> = index.sweep(|_, _| false).into_iter().map(|(c, _)| c).collect();
         assert_eq!(disks, [digest(3), digest(1)], "children before parents");
+    }
+
+    #[test]
+    fn with_a_disk_goes_all_that_stands_on_it() {
+        let mut one = index();
+        one.lose(&digest(2));
+        assert_eq!(one.disks.keys().collect::<BTreeSet<_>>(), [&digest(1), &digest(3)].into());
+        assert_eq!(one.images.keys().collect::<Vec<_>>(), [&digest(13)]);
+        assert_eq!((one.tags.len(), one.digests.len()), (1, 1));
+        let mut all = index();
+        all.lose(&digest(1));
+        assert_eq!(all, Index::default());
     }
 
     #[test]

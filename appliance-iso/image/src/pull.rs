@@ -194,7 +194,14 @@ impl<B: Backend> Pull<B> {
         // Whatever becomes of other images meanwhile.
         let stands_on = chain.iter().chain([&bottom]).cloned();
         let (index, _held) = self.store.hold(|_| stands_on).await;
-        let plan = plan(&layers, |n| index.depth(&chain[n - 1]));
+        let planned = |index: &Index| plan(&layers, |n| index.depth(&chain[n - 1]));
+        let mut plan = planned(&index);
+        let there = plan.there.checked_sub(1).and_then(|n| index.disks.get(&chain[n]));
+        if let Some(disk) = there
+            && self.store.look_after(&disk.name).await?
+        {
+            plan = planned(&self.store.index());
+        }
         for (n, (sent, _)) in self.image.layers.iter().enumerate() {
             let told = if n < plan.there { Told::There } else { Told::Wanted };
             self.tell(Step::Layer { id: short(&sent.digest), told }).await?;

@@ -50,6 +50,9 @@ pub trait Backend: Send + Sync + 'static {
     /// Removes a disk, open or not; one that is not there is as good.
     fn delete_disk(&self, name: &str) -> impl Future<Output = Result<(), BackendError>> + Send;
 
+    /// Whether a disk that was closed is gone for certain: somebody else has removed it.  One that cannot be asked for is there.
+    fn is_gone(&self, name: &str) -> impl Future<Output = bool> + Send;
+
     /// The names of all disks that there are, finished or not.
     fn disks(&self) -> impl Future<Output = Result<Vec<String>, BackendError>> + Send;
 }
@@ -222,6 +225,36 @@ impl<B: Backend> ImageStore<B> {
             let _ = self.backend.delete_disk(&disk.name).await;
         }
         Ok(removed)
+    }
+
+    /// Looks whether the disk `name` and those below it are still there.  When one is gone, the images that stand on it are no
+    /// more, and can be pulled again: returns whether it was so.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn look_after(&self, name: &str) -> Result<bool, StoreError> {
+        let index = self.index();
+        let Some((top, _)) = index.disks.iter().find(|(_, disk)| disk.name == name) else { return Ok(false) };
+        let mut gone = Vec::new();
+        for (chain, disk) in index.down(top) {
+            if self.backend.is_gone(&disk.name).await {
+                gone.push((chain.clone(), disk.name.clone()));
+            }
+        }
+        if gone.is_empty() {
+            return Ok(false);
+        }
+        let lose = self.change(|index| {
+            for (chain, name) in gone {
+                // It may have been made anew since.
+                if index.disks.get(&chain).is_some_and(|disk| disk.name == name) {
+                    // Those above it are of no use to anybody: they go at the next start.
+                    index.lose(&chain);
+                }
+            }
+            Ok(())
+        });
+        lose.await.map(|()| true)
     }
 
     /// Changes the index, on the datastore first.

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use registry_server::tarball::{Tarball, gzip, noise};
 use registry_server::{Served, installed};
+use serde_json::Value;
 use vic_tests::block_on;
 use vic_tests::lab::{ADDRESS, Lab};
 use vic_tests::suite::NAME;
@@ -98,14 +99,24 @@ fn docker_pulls_images_and_runs_them() {
     assert_eq!(out.len(), 64, "{out}");
     said(&lab, &["start", &out]);
     said(&lab, &["wait", &out]);
-    said(&lab, &["run", "-d", "--name", "stays", "-m", "256m", &one, "/bin/program", "wait"]);
+    said(&lab, &["rm", &out]);
+    // An admin removes it on the datastore: who runs it has it pulled again.
+    let files = lab.folder().join("datastores/datastore1");
+    let folders: Vec<_> = files.read_dir().unwrap().map(|e| e.unwrap().path().join("images")).collect();
+    let images = folders.iter().find(|images| images.join("index.json").exists()).unwrap();
+    let index: Value = serde_json::from_slice(&std::fs::read(images.join("index.json")).unwrap()).unwrap();
+    for disk in index["disks"].as_object().unwrap().values() {
+        std::fs::remove_file(images.join(disk["name"].as_str().unwrap()).join("disk.vmdk")).unwrap();
+    }
+    let run = ["run", "-d", "--name", "stays", "-m", "256m", &one, "/bin/program", "wait"];
+    let [_, told] = streams(&lab, &run);
+    assert!(told.contains("Unable to find image") && told.contains("Downloaded newer image"), "{told}");
     // Containers go with the VCH: those that run, by force alone.
     let refused = stage.vic("delete", &["--name", NAME]);
     let said = &refused.ended_with(7).stderr;
     assert!(said.contains("running containers"), "{said}");
     stage.vic("delete", &["--name", NAME, "--force"]).ended_with(0);
     assert_eq!(stage.inventory(), before);
-    let files = lab.folder().join("datastores/datastore1");
     let left: Vec<_> = files.read_dir().unwrap().map(|e| e.unwrap().file_name()).collect();
     assert!(left.is_empty(), "{left:?}");
     stage.vic("delete", &["--name", NAME]).ended_with(6);

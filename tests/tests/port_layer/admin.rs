@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use port_layer::Until;
+use image_store::Digest;
+use image_store::index::{Disk, Image, Index};
 use port_layer::container::events::Subject;
 use port_layer::container::phase::{Phase, Power};
 use port_layer::container::table::{Change, Container, Table};
+use port_layer::{Failure, Until};
 use vim25::types::{ManagedObjectReference, VirtualMachineConfigSpec, methods};
 
-use crate::stage::{Stage, in_time, runtime};
+use crate::stage::{DISK, Stage, in_time, runtime};
 
 /// What was told of a container, oldest first.
 fn told_of(stage: &Stage, id: &str) -> Vec<Change> {
@@ -181,6 +183,35 @@ fn the_last_container_of_an_image_does_not_take_the_image_along() {
         stage.create("one", &["run"], "{}").await.unwrap_err();
         stage.nothing_is_left().await;
         assert!(stage.image().exists(), "after a create that failed");
+    });
+}
+
+#[test]
+fn an_image_that_an_admin_has_destroyed_with_a_container_is_none() {
+    runtime().block_on(async {
+        let mut stage = Stage::up().await;
+        let mut index = Index::default();
+        let [disk, id] = ["disk", "image"].map(|name| Digest::new(name.as_bytes()));
+        let layers = vec![1];
+        index.disks.insert(disk.clone(), Disk { name: DISK.into(), parent: None, layers });
+        let (manifest, config) = (id.clone(), "{}".into());
+        index.images.insert(id.clone(), Image { disk, manifest, config, bytes: 1, tagged_ns: 1 });
+        index.tags.insert("docker.io/library/played:latest".into(), id);
+        let file = stage.image().parent().unwrap().with_file_name("index.json");
+        std::fs::write(file, serde_json::to_vec(&index).unwrap()).unwrap();
+        stage.engine = stage.another_engine().await;
+        stage.admin.call(&methods::UnregisterVM { this: stage.holder.clone() }).await.unwrap();
+
+        stage.create("one", &["run"], "{}").await.unwrap();
+        let this = ManagedObjectReference::new("VirtualMachine", &stage.engine.table().find("one").unwrap().vm);
+        stage.admin.run(&methods::DestroyTask { this }).await.unwrap();
+        assert!(!stage.image().exists());
+        stage.until("its end", |table| table.iter().count() == 0).await;
+        let failure = stage.create("two", &["run"], "{}").await.unwrap_err();
+        assert!(matches!(failure, Failure::ImageGone(_)), "{failure:?}");
+        // It is to be pulled again.
+        assert_eq!(*stage.engine.images().index(), Index::default());
+        stage.nothing_is_left().await;
     });
 }
 

@@ -39,7 +39,7 @@ pub(crate) const CONFIG: &str =
 const DATACENTER: &str = "dc1";
 const STORE: &str = "datastore1";
 /// A name with a dot is no disk of the image store's, which removes those that no image has.
-const DISK: &str = "base.disk";
+pub(crate) const DISK: &str = "base.disk";
 const VCH: &str = "6d7a3c1e-0000-4000-8000-000000000001";
 
 /// A VCH's place on a lab, and its engine.

@@ -162,6 +162,10 @@ impl Backend for Folders {
         })
     }
 
+    async fn is_gone(&self, name: &str) -> bool {
+        !self.disk(name).exists()
+    }
+
     async fn disks(&self) -> Result<Vec<String>, BackendError> {
         self.call(|| {
             let names = std::fs::read_dir(&self.folder)?.map(|e| e.unwrap().file_name().into_string().unwrap());

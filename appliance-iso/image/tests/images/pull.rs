@@ -220,6 +220,42 @@ async fn a_pull_that_nobody_waits_for_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_image_whose_disk_somebody_has_removed_is_pulled_again() {
+    if !installed() || !is_root() {
+        return;
+    }
+    let served = Served::start();
+    let noise = noise(17 << 20);
+    let base = Tarball::new().file("base", &noise).bytes();
+    let of = |name: &str| Tarball::new().file(name, name.as_bytes()).bytes();
+    let (first, second) = (of("first"), of("second"));
+    served.push("first:1", &[(gzip(&base), &base[..]), (gzip(&first), &first)]).await;
+    let second_id = served.push("second:1", &[(gzip(&base), &base[..]), (gzip(&second), &second)]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let folders = Folders::new(folder.path(), None);
+    let store = open(folder.path()).await;
+    pull(&store, &served, "first:1").await.unwrap();
+    pull(&store, &served, "second:1").await.unwrap();
+    let index = store.index();
+    assert_eq!(index.disks.len(), 3);
+    let of = |parent: bool| index.disks.values().find(|disk| disk.parent.is_some() == parent).unwrap().name.clone();
+    assert!(!store.look_after(&of(true)).await.unwrap(), "all is there");
+
+    std::fs::remove_dir_all(folders.disk(&of(false))).unwrap();
+    assert_eq!(pull(&store, &served, "second:1").await.unwrap(), Pulled { id: second_id.clone(), new: true });
+    assert_eq!(file(&store, &folders, &second_id, "base").as_ref(), Some(&noise));
+    assert_eq!(file(&store, &folders, &second_id, "second").unwrap(), b"second");
+    assert_eq!((store.index().images.len(), store.index().disks.len()), (1, 2), "the other one is gone, too");
+
+    // What stood on the base that is gone goes at the next start.
+    let next = open(folder.path()).await;
+    next.collect().await.unwrap();
+    let left = folder.path().read_dir().unwrap().count();
+    assert_eq!(left, 3, "two disks and the index");
+    assert!(pull(&next, &served, "first:1").await.unwrap().new);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_pull_stands_on_outlives_the_image_that_it_came_with() {
     if !installed() || !is_root() {
         return;

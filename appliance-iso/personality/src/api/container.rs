@@ -370,7 +370,7 @@ impl From<Failure> for ApiError {
     fn from(failure: Failure) -> Self {
         let text = failure.to_string();
         match failure {
-            Failure::NotFound(_) | Failure::NoExec(_) => Self::NotFound(text),
+            Failure::NotFound(_) | Failure::NoExec(_) | Failure::ImageGone(_) => Self::NotFound(text),
             Failure::Refused { .. } | Failure::NameTaken { .. } | Failure::ExecStarted(_) => Self::Conflict(text),
             Failure::Invalid(_) => Self::Bad(text),
             // Docker: the client's fault when the image has no such program.

@@ -93,6 +93,9 @@ pub enum Failure {
         /// What did not come.
         what: &'static str,
     },
+    /// Somebody else has removed a disk that the image stands on; the text begins as Docker's does.
+    #[error("No such image: {0}: a disk of its was removed from the datastore, pull it again")]
+    ImageGone(String),
     /// vSphere refused, or was not reached.
     #[error(transparent)]
     Vsphere(#[from] vim25::Error),
@@ -241,6 +244,10 @@ impl Engine {
             Err(NotMade { error, left }) => {
                 if let Some(vm) = left {
                     tokio::spawn(keep::discard(Arc::downgrade(self), vm));
+                }
+                // When that cannot be told, the error is what is known.
+                if error.is_not_found() && matches!(self.images.look_after(&record.disk).await, Ok(true)) {
+                    return Err(Failure::ImageGone(record.image));
                 }
                 return Err(error.into());
             }

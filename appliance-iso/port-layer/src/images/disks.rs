@@ -231,6 +231,10 @@ impl Backend for Datastore {
         Ok(self.site.delete_files(&self.folder(name)).await?)
     }
 
+    async fn is_gone(&self, name: &str) -> bool {
+        self.site.is_gone(&self.disk(name)).await
+    }
+
     async fn disks(&self) -> Result<Vec<String>, BackendError> {
         let names = self.site.list_files(&self.site.images).await?;
         // Documents have a dot in their names.

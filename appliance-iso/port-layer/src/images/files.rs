@@ -45,6 +45,11 @@ impl Site {
         }
     }
 
+    /// Whether there is no such file; one that cannot be read is there.
+    pub(super) async fn is_gone(&self, file: &DatastorePath) -> bool {
+        matches!(not_found(self.session.read_piece(&self.datacenter_path, file, 0, 1).await), Ok(None))
+    }
+
     /// Writes a file, in the place of one that is there.
     pub(super) async fn write_file(&self, file: &DatastorePath, bytes: Vec<u8>) -> Result<()> {
         self.session.write_file(&self.datacenter_path, file, bytes).await
