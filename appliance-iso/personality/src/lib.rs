@@ -17,7 +17,6 @@ mod tls;
 mod version;
 
 use std::{
-    io::Write,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -61,13 +60,8 @@ pub fn main(arguments: impl IntoIterator<Item = String>) -> ExitCode {
         cause = inner.source();
     }
     // Init keeps the last line of a service that ends.
-    say(&text);
+    port_layer::say(&text);
     ExitCode::FAILURE
-}
-
-/// A line in the log, which is standard error.
-fn say(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 fn run(arguments: impl IntoIterator<Item = String>) -> Result<(), StartError> {

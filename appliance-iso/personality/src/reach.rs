@@ -79,7 +79,7 @@ impl Reach {
                     Err(why) => {
                         // Once: the service's last words have few lines.
                         if told != why {
-                            crate::say(&format!("vSphere at {}: {why}", config.vsphere.target));
+                            port_layer::say(&format!("vSphere at {}: {why}", config.vsphere.target));
                             told.clone_from(&why);
                         }
                         let _ = sender.send(Now::Waiting(why));
@@ -129,7 +129,7 @@ fn guests(config: &VchConfig, secrets: &VchSecrets, history: &History) -> Option
         let guests = Guests::new(&config.id, &secrets.control_key_pem, address, is_at).map_err(|e| chain(&e))?;
         Ok((guests, mac, address))
     };
-    make().inspect_err(|why: &String| crate::say(&format!("containers cannot be attached to: {why}"))).ok()
+    make().inspect_err(|why: &String| port_layer::say(&format!("containers cannot be attached to: {why}"))).ok()
 }
 
 /// Takes the containers' calls, as soon as the bridge network is up.
@@ -140,7 +140,7 @@ async fn listen(guests: Guests, mac: String, address: Ipv6Addr) {
             Ok(listener) => return guests.switchboard.serve(listener).await,
             // The first second is the kernel's.
             Err(error) if told.as_ref() != Some(&error.kind()) => {
-                crate::say(&format!("containers cannot call yet: {address}: {error}"));
+                port_layer::say(&format!("containers cannot call yet: {address}: {error}"));
                 told = Some(error.kind());
             }
             Err(_) => {}

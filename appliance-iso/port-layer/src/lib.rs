@@ -3,6 +3,8 @@
 //! vSphere is the database.  What is kept here is a cache, which one reconciler owns: it reads, compares, repairs; every
 //! question is answered from it, and only changes go to vSphere.
 
+use std::io::Write as _;
+
 #[cfg(test)]
 #[path = "../tests/support/contained.rs"]
 mod contained;
@@ -16,3 +18,8 @@ pub use engine::{Engine, Failure, Outcome, Size, Until, Wait};
 pub use tether_proto as guest;
 
 pub use site::{Site, SiteError};
+
+/// A line in the log, which is standard error.
+pub fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}

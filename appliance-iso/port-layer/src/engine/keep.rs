@@ -21,6 +21,28 @@ const AT_ONCE: usize = 8;
 /// Pause before what failed is tried again.
 const AGAIN: Duration = Duration::from_secs(10);
 
+/// Something that is tried until it succeeds.
+struct Tries {
+    what: String,
+    said: bool,
+}
+
+impl Tries {
+    /// `what` cannot be done, when it cannot.
+    fn of(what: String) -> Self {
+        Self { what, said: false }
+    }
+
+    /// Waits after a failure; the first one stands in the log.
+    async fn failed(&mut self, error: impl Into<Failure>) {
+        if !std::mem::replace(&mut self.said, true) {
+            let error = error.into();
+            crate::say(&format!("{}: {error}; it is tried again every {} s", self.what, AGAIN.as_secs()));
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
 /// Removes VMs of creates that came to nothing: their answers were lost, or the engine before this one died at them.
 pub(super) async fn sweep(engine: Weak<Engine>, watched: Watched) {
     let mut begun: BTreeSet<String> = BTreeSet::new();
@@ -41,26 +63,27 @@ pub(super) async fn sweep(engine: Weak<Engine>, watched: Watched) {
 
 /// Removes one once nobody makes it any more, and tries again until it is gone, or whole.
 async fn sweep_one(engine: Weak<Engine>, vm: ManagedObjectReference, id: String) {
+    let what = format!("the VM {} of container {id}, which came to nothing, cannot be removed", vm.value);
+    let mut tries = Tries::of(what);
     loop {
         let Some(engine) = engine.upgrade() else { return };
         // A create of this engine ends with what vSphere has of it then: whole, or never to be.
         let _ = engine.making.subscribe().wait_for(|making| !making.contains(&id)).await;
-        if engine.site.remove_half_made(&vm).await.is_ok() {
-            return;
-        }
+        let Err(error) = engine.site.remove_half_made(&vm).await else { return };
         drop(engine);
-        tokio::time::sleep(AGAIN).await;
+        tries.failed(error).await;
     }
 }
 
 /// Removes what a create could not take back, and tries again until it is gone.
 pub(super) async fn discard(engine: Weak<Engine>, vm: ManagedObjectReference) {
+    let mut tries = Tries::of(format!("the VM {} of a create that failed cannot be removed", vm.value));
+    tokio::time::sleep(AGAIN).await;
     loop {
-        tokio::time::sleep(AGAIN).await;
         let Some(engine) = engine.upgrade() else { return };
-        if engine.site.destroy(&vm).await.is_ok() {
-            return;
-        }
+        let Err(error) = engine.site.destroy(&vm).await else { return };
+        drop(engine);
+        tries.failed(error).await;
     }
 }
 
@@ -84,15 +107,16 @@ pub(super) async fn follow_names(engine: Weak<Engine>, watched: Watched) {
 
 /// Gives one its name, and tries again while it is to have it.
 async fn follow_name(engine: Weak<Engine>, id: String, name: String) {
+    let mut tries = Tries::of(format!("container {id} cannot be named {name:?} as its VM is"));
     loop {
         let Some(engine) = engine.upgrade() else { return };
-        let wanted = engine.table().find(&id).is_ok_and(|c| c.named.as_deref() == Some(&name));
-        if !wanted || engine.rename(&id, &name, true).await.is_ok() {
+        if !engine.table().find(&id).is_ok_and(|c| c.named.as_deref() == Some(&name)) {
             return;
         }
+        let Err(error) = engine.rename(&id, &name, true).await else { return };
         drop(engine);
         // Another container may have it: then it is free one day.
-        tokio::time::sleep(AGAIN).await;
+        tries.failed(error).await;
     }
 }
 
@@ -121,13 +145,12 @@ pub(super) async fn forget(engine: Weak<Engine>, watched: Watched, before: Table
 /// Removes what is left of the files of a container that is gone, and tries again until there is nothing.  vSphere does not know
 /// all of them to be the VM's: an admin who destroys it leaves some, and so does a removal that was cut off.
 async fn clean_up(engine: Weak<Engine>, files: DatastorePath) {
+    let mut tries = Tries::of(format!("what is left of a container in {files} cannot be removed"));
     loop {
         let Some(engine) = engine.upgrade() else { return };
-        if engine.site.remove_leavings(&files).await.is_ok() {
-            return;
-        }
+        let Err(error) = engine.site.remove_leavings(&files).await else { return };
         drop(engine);
-        tokio::time::sleep(AGAIN).await;
+        tries.failed(error).await;
     }
 }
 
@@ -154,17 +177,17 @@ pub(super) async fn reconnect(engine: Weak<Engine>, watched: Watched) {
 
 /// Connects one's ports, and tries again as long as it is where it was.
 async fn reconnect_one(engine: Weak<Engine>, container: Container) {
+    let id = &container.record.id;
+    let mut tries = Tries::of(format!("the ports of container {id}'s VM cannot be connected, and its output is lost"));
     loop {
         let Some(engine) = engine.upgrade() else { return };
-        if engine.site.reconnect_ports(&vm(&container)).await.is_ok() {
-            return;
-        }
+        let Err(error) = engine.site.reconnect_ports(&vm(&container)).await else { return };
         let is_there = |c: &Container| c.power == Power::On && c.host == container.host;
-        if !engine.table().find(&container.record.id).is_ok_and(is_there) {
+        if !engine.table().find(id).is_ok_and(is_there) {
             return;
         }
         drop(engine);
-        tokio::time::sleep(AGAIN).await;
+        tries.failed(error).await;
     }
 }
 
@@ -194,6 +217,7 @@ fn is_over(container: &Container) -> bool {
 
 /// Removes one whenever it is over, until it is gone.
 async fn clear_one(engine: Weak<Engine>, watched: Watched, id: String) {
+    let mut tries = Tries::of(format!("container {id}, which is to go with its process, cannot be removed"));
     loop {
         // Somebody may have started it again: then it will be over again.
         let over = watched.until(|table| match table.find(&id) {
@@ -202,11 +226,9 @@ async fn clear_one(engine: Weak<Engine>, watched: Watched, id: String) {
         });
         let (Ok(true), Some(engine)) = (over.await, engine.upgrade()) else { return };
         engine.heard(&id).await;
-        if engine.remove_container(&id, false).await.is_ok() {
-            return;
-        }
+        let Err(error) = engine.remove_container(&id, false).await else { return };
         drop(engine);
-        tokio::time::sleep(AGAIN).await;
+        tries.failed(error).await;
     }
 }
 
@@ -252,9 +274,11 @@ fn run_of(container: &Container) -> RunOf {
 /// Starts one, and tries again until it runs, or nobody wants it to any more.
 async fn restart_one(engine: Weak<Engine>, run: RunOf, pause: Duration, count: u32) {
     let (id, _) = &run;
+    let mut tries = Tries::of(format!("container {id} cannot be started again"));
     tokio::time::sleep(pause).await;
     loop {
         let Some(engine) = engine.upgrade() else { return };
+        let mut failed = None;
         {
             let lock = engine.lock(id);
             let _held = lock.lock().await;
@@ -276,12 +300,15 @@ async fn restart_one(engine: Weak<Engine>, run: RunOf, pause: Duration, count: u
                 match engine.power_on(id, count).await {
                     // What has no process now will have none in a moment either.
                     Ok(_) | Err(Failure::NotFound(_) | Failure::NoProcess { .. }) => return,
-                    Err(_) => {}
+                    Err(error) => failed = Some(error),
                 }
             }
         }
         drop(engine);
-        tokio::time::sleep(AGAIN).await;
+        match failed {
+            Some(error) => tries.failed(error).await,
+            None => tokio::time::sleep(AGAIN).await,
+        }
     }
 }
 
