@@ -219,18 +219,26 @@ async fn a_pull_that_nobody_waits_for_leaves_nothing() {
     assert_eq!(left, ["index.json"]);
 }
 
+/// Pushes `first:1` and `second:1`, which have a file of their names, on a base that is worth a disk of its own; gives the content of
+/// its file `base`, and their ids.
+async fn two_on_a_base(served: &Served) -> (Vec<u8>, [Digest; 2]) {
+    let noise = noise(17 << 20);
+    let base = Tarball::new().file("base", &noise).bytes();
+    let push = async |name: &str| {
+        let own = Tarball::new().file(name, name.as_bytes()).bytes();
+        served.push(&format!("{name}:1"), &[(gzip(&base), &base[..]), (gzip(&own), &own)]).await
+    };
+    let ids = [push("first").await, push("second").await];
+    (noise, ids)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_whose_disk_somebody_has_removed_is_pulled_again() {
     if !installed() || !is_root() {
         return;
     }
     let served = Served::start();
-    let noise = noise(17 << 20);
-    let base = Tarball::new().file("base", &noise).bytes();
-    let of = |name: &str| Tarball::new().file(name, name.as_bytes()).bytes();
-    let (first, second) = (of("first"), of("second"));
-    served.push("first:1", &[(gzip(&base), &base[..]), (gzip(&first), &first)]).await;
-    let second_id = served.push("second:1", &[(gzip(&base), &base[..]), (gzip(&second), &second)]).await;
+    let (noise, [_, second_id]) = two_on_a_base(&served).await;
     let folder = tempfile::tempdir().unwrap();
     let folders = Folders::new(folder.path(), None);
     let store = open(folder.path()).await;
@@ -261,12 +269,7 @@ async fn what_a_pull_stands_on_outlives_the_image_that_it_came_with() {
         return;
     }
     let served = Served::start();
-    let noise = noise(17 << 20);
-    let base = Tarball::new().file("base", &noise).bytes();
-    let of = |name: &str| Tarball::new().file(name, name.as_bytes()).bytes();
-    let (first, second) = (of("first"), of("second"));
-    let first_id = served.push("first:1", &[(gzip(&base), &base[..]), (gzip(&first), &first)]).await;
-    let second_id = served.push("second:1", &[(gzip(&base), &base[..]), (gzip(&second), &second)]).await;
+    let (noise, [first_id, second_id]) = two_on_a_base(&served).await;
     let folder = tempfile::tempdir().unwrap();
     let folders = Folders::new(folder.path(), None);
     let store = open(folder.path()).await;
