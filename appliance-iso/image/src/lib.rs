@@ -17,6 +17,7 @@ mod pull;
 pub mod registry;
 mod sparse;
 mod store;
+mod token;
 pub mod unpack;
 
 pub use digest::{Digest, NoDigest};

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,12 +20,14 @@ use oci_client::manifest::{
     OciImageManifest, OciManifest,
 };
 use oci_client::secrets::RegistryAuth;
-use oci_client::{Client, Reference, RegistryOperation};
+use oci_client::{Client, Reference};
 use secret::Secret;
 use serde::Deserialize;
+use tokio::sync::Mutex;
 
 use crate::Digest;
 use crate::name::{familiar, repository, shorten};
+use crate::token::TokenServer;
 
 /// A configuration of more bytes is none.
 const CONFIG: u64 = 4 << 20;
@@ -32,6 +35,7 @@ const CONFIG: u64 = 4 << 20;
 const CONNECT: Duration = Duration::from_secs(30);
 /// A server that is silent for so long is gone.
 const SILENCE: Duration = Duration::from_secs(60);
+const AGENT: &str = concat!("vic-engine/", env!("CARGO_PKG_VERSION"));
 
 /// How registries are reached.
 #[derive(Debug, Clone, Default)]
@@ -63,6 +67,8 @@ pub enum Login {
         /// Password, or a token in its place.
         password: Secret,
     },
+    /// Who has an identity token: it comes of a login, and stands for the password.
+    Identity(Secret),
 }
 
 /// Why a registry gave no image.
@@ -108,8 +114,18 @@ pub enum RegistryError {
 /// A registry, and the image that is wanted of it.
 #[derive(Clone)]
 pub struct Registry {
-    client: Client,
+    access: Access,
+    protocol: ClientProtocol,
     reference: Reference,
+    login: Login,
+    /// Of all that download, so that a new access token is for all of them.
+    session: Arc<Mutex<Option<Session>>>,
+}
+
+/// A client, and what it shows the registry.
+#[derive(Clone)]
+struct Session {
+    client: Client,
     auth: RegistryAuth,
 }
 
@@ -177,73 +193,76 @@ impl Access {
         Err(RegistryError::NotAllowed(registry.to_owned()))
     }
 
-    fn client(&self, registry: &str, protocol: ClientProtocol) -> Result<Client, RegistryError> {
-        // reqwest takes the process's own; that there is one already is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+    fn client(&self, registry: &str, protocol: ClientProtocol) -> Result<Client, OciDistributionError> {
         let roots = (!self.roots_pem.is_empty())
             .then(|| Certificate { encoding: CertificateEncoding::Pem, data: self.roots_pem.clone().into_bytes() });
-        let config = ClientConfig {
+        Client::try_from(ClientConfig {
             protocol,
             accept_invalid_certificates: self.is_insecure(registry),
             extra_root_certificates: roots.into_iter().collect(),
             platform_resolver: Some(Box::new(linux_amd64_resolver)),
             connect_timeout: Some(CONNECT),
             read_timeout: Some(SILENCE),
-            user_agent: concat!("vic-engine/", env!("CARGO_PKG_VERSION")),
+            user_agent: AGENT,
             https_proxy: self.https_proxy.clone(),
             http_proxy: self.http_proxy.clone(),
             no_proxy: self.no_proxy.clone(),
             ..ClientConfig::default()
-        };
-        Client::try_from(config)
-            .map_err(|e| RegistryError::Failed { registry: registry.to_owned(), reason: e.to_string() })
+        })
     }
-}
 
-impl Login {
-    fn auth(&self) -> RegistryAuth {
-        match self {
-            Self::Anonymous => RegistryAuth::Anonymous,
-            Self::User { name, password } => RegistryAuth::Basic(name.clone(), password.reveal().to_owned()),
+    /// For what `oci-client` does not ask: it keeps its own to itself, and this one is made as that is.
+    fn plain_client(&self, registry: &str) -> Result<reqwest::Client, OciDistributionError> {
+        let mut builder = reqwest::Client::builder()
+            .tls_danger_accept_invalid_certs(self.is_insecure(registry))
+            .connect_timeout(CONNECT)
+            .read_timeout(SILENCE)
+            .user_agent(AGENT);
+        if !self.roots_pem.is_empty() {
+            builder = builder.tls_certs_merge([reqwest::Certificate::from_pem(self.roots_pem.as_bytes())?]);
         }
+        let direct = || self.no_proxy.as_deref().and_then(reqwest::NoProxy::from_string);
+        if let Some(proxy) = &self.https_proxy {
+            builder = builder.proxy(reqwest::Proxy::https(proxy)?.no_proxy(direct()));
+        }
+        if let Some(proxy) = &self.http_proxy {
+            builder = builder.proxy(reqwest::Proxy::http(proxy)?.no_proxy(direct()));
+        }
+        Ok(builder.build()?)
     }
 }
 
-/// Asks a registry, `host[:port]`, whether it takes a user's word.
+/// Asks a registry, `host[:port]`, whether it takes a user's word.  Gives the identity token to show from now on, where there
+/// is one.
 ///
 /// # Errors
 /// [`RegistryError::Denied`] when it does not, others when it cannot be asked.
-pub async fn check_login(access: &Access, host: &str, login: &Login) -> Result<(), RegistryError> {
+pub async fn check_login(access: &Access, host: &str, login: &Login) -> Result<Option<Secret>, RegistryError> {
     access.allows(host)?;
     // There need not be such an image: it is the answer to the user that counts.
     let reference = crate::name::parse(&format!("{host}/login:check"))
         .map_err(|e| RegistryError::Failed { registry: host.to_owned(), reason: e.to_string() })?;
-    let ask = async |protocol| {
-        let client = access.client(reference.registry(), protocol)?;
-        let registry = Registry { client, reference: reference.clone(), auth: login.auth() };
-        // A registry with tokens refuses one here; one that asks for the password itself only when it is asked for something.
-        let answer = match registry.client.auth(&reference, &registry.auth, RegistryOperation::Pull).await {
-            Ok(Some(_)) => return Ok(Ok(())),
-            Ok(None) => {
-                registry.client.pull_manifest_raw(&reference, &registry.auth, &[IMAGE_MANIFEST_MEDIA_TYPE]).await
-            }
-            Err(error) => Err(error),
-        };
-        Ok::<_, RegistryError>(answer.map(drop).map_err(|error| (registry, error)))
-    };
-    let mut answer = ask(ClientProtocol::Https).await?;
-    if matches!(answer, Err((_, OciDistributionError::RequestError(_)))) && access.is_insecure(host) {
-        answer = ask(ClientProtocol::Http).await?;
+    let mut registry = Registry::new(access, ClientProtocol::Https, &reference, login);
+    let mut answer = registry.admits().await;
+    if matches!(answer, Err(OciDistributionError::RequestError(_))) && access.is_insecure(host) {
+        registry = Registry::new(access, ClientProtocol::Http, &reference, login);
+        answer = registry.admits().await;
     }
-    let Err((registry, error)) = answer else { return Ok(()) };
-    match registry.failure(error) {
-        RegistryError::NoSuch { .. } => Ok(()),
-        RegistryError::Denied { message, .. } if message.contains("repository name not known") => Ok(()),
-        other => Err(other),
+    match answer.map_err(|error| registry.failure(error)) {
+        Err(RegistryError::NoSuch { .. }) => Ok(None),
+        Err(RegistryError::Denied { message, .. }) if message.contains("repository name not known") => Ok(None),
+        other => other,
     }
 }
 
 impl Registry {
+    fn new(access: &Access, protocol: ClientProtocol, reference: &Reference, login: &Login) -> Self {
+        // reqwest takes the process's own; that there is one already is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let (access, reference, login) = (access.clone(), reference.clone(), login.clone());
+        Self { access, protocol, reference, login, session: Arc::default() }
+    }
+
     /// Asks the registry that `reference` names for the image's description.
     ///
     /// # Errors
@@ -255,17 +274,12 @@ impl Registry {
     ) -> Result<(Self, Resolved), RegistryError> {
         let host = reference.registry();
         access.allows(host)?;
-        let auth = login.auth();
-        let at = |protocol| -> Result<Self, RegistryError> {
-            let client = access.client(host, protocol)?;
-            Ok(Self { client, reference: reference.clone(), auth: auth.clone() })
-        };
-        let mut registry = at(ClientProtocol::Https)?;
-        let first = registry.client.pull_manifest(reference, &registry.auth).await;
+        let mut registry = Self::new(access, ClientProtocol::Https, reference, login);
+        let first = registry.manifest(reference).await;
         let (manifest, digest) = match first {
             Err(OciDistributionError::RequestError(e)) if access.is_insecure(host) => {
-                registry = at(ClientProtocol::Http)?;
-                let second = registry.client.pull_manifest(reference, &registry.auth).await;
+                registry = Self::new(access, ClientProtocol::Http, reference, login);
+                let second = registry.manifest(reference).await;
                 // When neither works, the first attempt is what the user meant, unless nobody speaks TLS there.
                 match second {
                     Err(OciDistributionError::RequestError(_)) => {
@@ -280,6 +294,64 @@ impl Registry {
         Ok((registry, resolved))
     }
 
+    /// The session that there is; a new one when there is none yet, or the one that there is was refused.
+    async fn session(&self, refused: Option<&Session>) -> Result<Session, OciDistributionError> {
+        // Held meanwhile, so that of many that were refused one gets a new token, and the others get the same.
+        let mut session = self.session.lock().await;
+        match session.as_ref() {
+            Some(there) if refused.is_none_or(|refused| refused.auth != there.auth) => Ok(there.clone()),
+            _ => Ok(session.insert(self.open().await?).clone()),
+        }
+    }
+
+    async fn open(&self) -> Result<Session, OciDistributionError> {
+        let auth = match &self.login {
+            Login::Anonymous => RegistryAuth::Anonymous,
+            Login::User { name, password } => RegistryAuth::Basic(name.clone(), password.reveal().to_owned()),
+            Login::Identity(token) => match self.token_server().await? {
+                Some(server) => {
+                    let access = server.access(token, self.reference.repository()).await?;
+                    RegistryAuth::Bearer(access.reveal().to_owned())
+                }
+                None => RegistryAuth::Anonymous,
+            },
+        };
+        let client = self.access.client(self.reference.registry(), self.protocol.clone())?;
+        client.store_auth_if_needed(self.reference.resolve_registry(), &auth).await;
+        Ok(Session { client, auth })
+    }
+
+    async fn token_server(&self) -> Result<Option<TokenServer>, OciDistributionError> {
+        let scheme = if self.protocol == ClientProtocol::Http { "http" } else { "https" };
+        let client = self.access.plain_client(self.reference.registry())?;
+        TokenServer::of(client, &format!("{scheme}://{}", self.reference.resolve_registry())).await
+    }
+
+    /// Has the login checked.
+    async fn admits(&self) -> Result<Option<Secret>, OciDistributionError> {
+        // A registry with tokens refuses one here; one that asks for the password itself only when it is asked for something.
+        match &self.login {
+            Login::User { name, password } => {
+                if let Some(server) = self.token_server().await? {
+                    return server.login(name, password).await;
+                }
+            }
+            Login::Identity(token) => {
+                if matches!(self.session(None).await?.auth, RegistryAuth::Bearer(_)) {
+                    return Ok(Some(token.clone()));
+                }
+            }
+            Login::Anonymous => {}
+        }
+        let Session { client, auth } = self.session(None).await?;
+        client.pull_manifest_raw(&self.reference, &auth, &[IMAGE_MANIFEST_MEDIA_TYPE]).await.map(|_| None)
+    }
+
+    async fn manifest(&self, reference: &Reference) -> Result<(OciManifest, String), OciDistributionError> {
+        let Session { client, auth } = self.session(None).await?;
+        client.pull_manifest(reference, &auth).await
+    }
+
     async fn describe(&self, manifest: OciManifest, digest: String) -> Result<Resolved, RegistryError> {
         let digest = self.digest(digest)?;
         let (manifest, own) = match manifest {
@@ -288,7 +360,7 @@ impl Registry {
                 let nothing = "no matching manifest for linux/amd64 in the manifest list entries";
                 let entry = linux_amd64_resolver(&index.manifests).ok_or_else(|| self.no_image(nothing))?;
                 let reference = self.reference.clone_with_digest(entry.clone());
-                let found = self.client.pull_manifest(&reference, &self.auth).await.map_err(|e| self.failure(e))?;
+                let found = self.manifest(&reference).await.map_err(|e| self.failure(e))?;
                 let (OciManifest::Image(image), _) = found else {
                     return Err(self.no_image("its index leads to another index"));
                 };
@@ -328,8 +400,7 @@ impl Registry {
         descriptor: &OciDescriptor,
         offset: u64,
     ) -> Result<BoxStream<'static, io::Result<Bytes>>, RegistryError> {
-        let response = self.client.pull_blob_stream_partial(&self.reference, descriptor, offset, None).await;
-        match response.map_err(|e| self.failure(e))? {
+        match self.response(descriptor, offset).await.map_err(|e| self.failure(e))? {
             BlobResponse::Partial(stream) => Ok(stream.stream),
             // A registry that takes no ranges begins anew.
             BlobResponse::Full(stream) => {
@@ -343,6 +414,19 @@ impl Registry {
                 });
                 Ok(rest.boxed())
             }
+        }
+    }
+
+    async fn response(&self, blob: &OciDescriptor, offset: u64) -> Result<BlobResponse, OciDistributionError> {
+        let session = self.session(None).await?;
+        let first = session.client.pull_blob_stream_partial(&self.reference, blob, offset, None).await;
+        match (first, &session.auth) {
+            // It was good when the pull began: an access token lives for minutes, and a pull takes its time.
+            (Err(OciDistributionError::UnauthorizedError { .. }), RegistryAuth::Bearer(_)) => {
+                let session = self.session(Some(&session)).await?;
+                session.client.pull_blob_stream_partial(&self.reference, blob, offset, None).await
+            }
+            (other, _) => other,
         }
     }
 
@@ -386,7 +470,10 @@ impl Registry {
                 }
             }
             OciDistributionError::UnauthorizedError { .. } => denied("authentication required".to_owned()),
-            OciDistributionError::AuthenticationFailure(_) => denied("incorrect username or password".to_owned()),
+            OciDistributionError::AuthenticationFailure(_) => denied(match self.login {
+                Login::Identity(_) => "the token of an earlier login is not taken any more".to_owned(),
+                _ => "incorrect username or password".to_owned(),
+            }),
             OciDistributionError::ServerError { code: 404, .. } => {
                 RegistryError::NoSuch { reference, message: "not found".to_owned() }
             }

@@ -40,10 +40,10 @@ async fn a_login_is_checked_where_it_is_for() {
         check_login(access, address, &login(password)).await.map_err(|e| e.to_string())
     };
     let (any, none) = (Access::default(), Access { allowed: vec!["registry.example".into()], ..Access::default() });
-    assert_eq!(check(&private.address, &any, "secret1").await, Ok(()));
+    assert_eq!(check(&private.address, &any, "secret1").await, Ok(None));
     let said = check(&private.address, &any, "wrong").await.unwrap_err();
     assert!(said.contains("authentication required") || said.contains("incorrect username"), "{said}");
-    assert_eq!(check(&public.address, &any, "whatever").await, Ok(()), "who asks for nothing takes anybody");
+    assert_eq!(check(&public.address, &any, "whatever").await, Ok(None), "who asks for nothing takes anybody");
     assert!(check(&private.address, &none, "secret1").await.unwrap_err().contains("whitelist mode"));
 }
 

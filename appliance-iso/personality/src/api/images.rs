@@ -369,14 +369,16 @@ async fn auth(Shared(state): Shared<Arc<State>>, Json(auth): Json<Auth>) -> Resu
     if matches!(login, Login::Anonymous) {
         return Err(ApiError::Bad("no username and password given".to_owned()));
     }
-    check_login(&access(&state), &registry, &login).await.map_err(|error| match &error {
+    let identity = check_login(&access(&state), &registry, &login).await.map_err(|error| match &error {
         RegistryError::Denied { message, .. } => {
             ApiError::Unauthorized(format!("login attempt to {registry} failed: {message}"))
         }
         RegistryError::NotAllowed(_) => ApiError::Forbidden(error.to_string()),
         _ => ApiError::Failed(error.to_string()),
     })?;
-    Ok(Json(json!({"Status": "Login Succeeded", "IdentityToken": ""})))
+    // A client keeps it in the place of the password.
+    let identity = identity.as_ref().map_or("", Secret::reveal);
+    Ok(Json(json!({"Status": "Login Succeeded", "IdentityToken": identity})))
 }
 
 /// The registry in what a client calls a server's address: with a scheme, with a path, or Docker's own.
@@ -397,7 +399,7 @@ struct Auth {
     #[serde(default)]
     auth: Option<Secret>,
     #[serde(default, rename = "identitytoken")]
-    identity_token: String,
+    identity_token: Option<Secret>,
     #[serde(default, rename = "serveraddress")]
     server_address: String,
 }
@@ -414,8 +416,9 @@ fn login(headers: &HeaderMap) -> Result<Login, ApiError> {
 
 impl Auth {
     fn login(self, invalid: impl Fn() -> ApiError) -> Result<Login, ApiError> {
-        if !self.identity_token.is_empty() {
-            return Err(ApiError::NotYet { endpoint: "identity tokens of registries".to_owned() });
+        // It comes with a name of no meaning, and a password that is none.
+        if let Some(token) = self.identity_token.filter(|token| !token.is_empty()) {
+            return Ok(Login::Identity(token));
         }
         if let Some(both) = self.auth.filter(|both| self.username.is_empty() && !both.is_empty()) {
             let both = STANDARD.decode(both.reveal()).ok().and_then(|b| String::from_utf8(b).ok());
@@ -699,6 +702,11 @@ mod tests {
             let Ok(Login::User { name, password }) = read(json) else { panic!("{json}") };
             assert_eq!((name.as_str(), password.reveal()), ("ann", "pw"));
         }
+        for json in [r#"{"identitytoken":"t"}"#, r#"{"username":"<token>","auth":"YW5uOg==","identitytoken":"t"}"#] {
+            let Ok(Login::Identity(token)) = read(json) else { panic!("{json}") };
+            assert_eq!(token.reveal(), "t");
+        }
+        assert!(matches!(read(r#"{"identitytoken":""}"#), Ok(Login::Anonymous)));
         assert!(matches!(read("{}"), Ok(Login::Anonymous)));
         assert!(matches!(login(&HeaderMap::new()), Ok(Login::Anonymous)));
         assert!(matches!(read("nonsense"), Err(ApiError::Bad(_))));
