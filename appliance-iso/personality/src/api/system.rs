@@ -8,6 +8,7 @@ use bollard_stubs::models::{
     SystemVersionComponents, SystemVersionPlatform,
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use url::Url;
 use vch_config::Limits;
 
 use super::State;
@@ -143,12 +144,28 @@ async fn info(Shared(state): Shared<Arc<State>>) -> Json<SystemInfo> {
         n_events_listener: Some(0),
         nfd: open_files(),
         os_version: Some(state.version.to_owned()),
-        http_proxy: Some(String::new()),
-        https_proxy: Some(String::new()),
-        no_proxy: Some(String::new()),
+        http_proxy: Some(shown(config.registry.http_proxy.as_ref())),
+        https_proxy: Some(shown(config.registry.https_proxy.as_ref())),
+        no_proxy: Some(config.registry.no_proxy.clone().unwrap_or_default()),
         isolation: Some(SystemInfoIsolationEnum::EMPTY),
         ..SystemInfo::default()
     })
+}
+
+/// A proxy's URL as Docker shows it: without who logs in there.
+fn shown(proxy: Option<&String>) -> String {
+    let Some(text) = proxy else { return String::new() };
+    // vic-machine lets nothing else through; what cannot be read may hold a password all the same.
+    let Some(mut url) = Url::parse(text).ok().filter(Url::has_host) else { return String::new() };
+    if url.username().is_empty() && url.password().is_none() {
+        return text.clone();
+    }
+    if url.set_username("xxxxx").and_then(|()| url.set_password(Some("xxxxx"))).is_err() {
+        return String::new();
+    }
+    let masked = url.to_string();
+    // The slash is the reader's.
+    if text.ends_with('/') { masked } else { masked.trim_end_matches('/').to_owned() }
 }
 
 /// The registry that image names without a registry mean.
@@ -204,6 +221,24 @@ mod tests {
         {
             assert_eq!(size(bytes), text);
         }
+    }
+
+    #[test]
+    fn a_proxy_is_shown_without_who_logs_in() {
+        for (proxy, expected) in [
+            ("http://proxy.example:3128", "http://proxy.example:3128"),
+            ("https://proxy.example/", "https://proxy.example/"),
+            ("http://ann:secret1@proxy.example:3128", "http://xxxxx:xxxxx@proxy.example:3128"),
+            ("http://ann@proxy.example:3128/", "http://xxxxx:xxxxx@proxy.example:3128/"),
+            ("http://:secret1@proxy.example", "http://xxxxx:xxxxx@proxy.example"),
+            ("http://ann:sec@ret1@proxy.example", "http://xxxxx:xxxxx@proxy.example"),
+            // A URL all the same to whoever goes through the proxy.
+            (r"http:\\ann:secret1@proxy.example", "http://xxxxx:xxxxx@proxy.example"),
+            ("ann:secret1@proxy.example:3128", ""),
+        ] {
+            assert_eq!(shown(Some(&proxy.to_owned())), expected, "{proxy}");
+        }
+        assert_eq!(shown(None), "");
     }
 
     #[test]
