@@ -52,7 +52,8 @@ setup_docker() { command -v docker >/dev/null || packages docker.io; }
 
 # What the tests need beyond that.
 setup_tests() {
-    packages golang-go golang-github-vmware-govmomi-dev open-vm-tools e2fsprogs docker-registry busybox-static docker.io
+    packages golang-go golang-github-vmware-govmomi-dev open-vm-tools e2fsprogs docker-registry tinyproxy-bin busybox-static \
+        docker.io
     setup_docker
     if [ "$(cat "$TARGET/venv/has" 2>/dev/null)" != "$PYTHON" ]; then
         say "installing $PYTHON"

@@ -1,6 +1,7 @@
 //! A VCH on the lab, and a registry that its guests reach.
 
-use std::process::Command;
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use registry_server::{Served, Serving, Setup};
@@ -22,16 +23,47 @@ pub fn inside_as(lab: &Lab, served: &Served, setup: &Setup) -> Serving {
     let mut command = Command::new(program("vic-lab"));
     command.env("VIC_LAB_DIR", lab.folder()).args(["exec", "--", "docker-registry"]);
     let serving = served.also(REGISTRY, setup, command);
-    let end = Instant::now() + Duration::from_secs(60);
     let scheme = if setup.tls.is_some() { "https" } else { "http" };
+    answers(lab, &format!("{scheme}://{REGISTRY}/v2/"));
+    serving
+}
+
+/// Waits until there is an answer, whatever it is.
+fn answers(lab: &Lab, url: &str) {
+    let end = Instant::now() + Duration::from_secs(60);
     loop {
-        // Whatever it answers: it does.
-        let asked = lab.run(&["exec", "--", "curl", "-ksS", &format!("{scheme}://{REGISTRY}/v2/")]);
+        let asked = lab.run(&["exec", "--", "curl", "-ksS", url]);
         if asked.status.success() {
-            return serving;
+            return;
         }
-        assert!(Instant::now() < end, "the registry does not answer: {}", text(&asked));
+        assert!(Instant::now() < end, "{url} does not answer: {}", text(&asked));
     }
+}
+
+/// Where guests of the lab reach a proxy that runs in the lab's namespace.
+pub const PROXY: &str = "192.168.120.1:3128";
+
+/// Runs Debian's tinyproxy inside the lab's network, for one user.  It alone knows that the host `name` is where
+/// [`REGISTRY`] is.  What it is asked for is in the lab's folder, in `proxy.log`.
+pub fn proxy(lab: &Lab, name: &str, user: &str, password: &str) -> Serving {
+    let at = |name: &str| lab.folder().join(name);
+    let (proxy, registry): (SocketAddr, SocketAddr) = (PROXY.parse().unwrap(), REGISTRY.parse().unwrap());
+    std::fs::write(at("proxy.hosts"), format!("{} {name}\n", registry.ip())).unwrap();
+    let config = format!(
+        "Listen {}\nPort {}\nLogFile \"{}\"\nBasicAuth {user} {password}\nConnectPort {}\n",
+        proxy.ip(),
+        proxy.port(),
+        at("proxy.log").display(),
+        registry.port(),
+    );
+    std::fs::write(at("proxy.conf"), config).unwrap();
+    let run = "mount --bind \"$1\" /etc/hosts && exec tinyproxy -d -c \"$2\"";
+    let mut command = Command::new(program("vic-lab"));
+    command.env("VIC_LAB_DIR", lab.folder()).args(["exec", "--", "unshare", "--mount", "sh", "-c", run, "proxy"]);
+    command.args([at("proxy.hosts"), at("proxy.conf")]).stdout(Stdio::null());
+    let serving = Serving::from(command.spawn().unwrap());
+    answers(lab, &format!("http://{PROXY}"));
+    serving
 }
 
 /// A VCH with nothing on it; it goes with this value, and its lab too.

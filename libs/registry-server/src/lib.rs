@@ -42,6 +42,12 @@ fn htpasswd(folder: &Path) -> Value {
     json!({"htpasswd": {"realm": "here", "path": file}})
 }
 
+impl From<Child> for Serving {
+    fn from(process: Child) -> Self {
+        Self(process)
+    }
+}
+
 impl Drop for Serving {
     fn drop(&mut self) {
         let _ = self.0.kill();
