@@ -6,6 +6,7 @@
 //! Nothing here knows vSphere: where disks come from and documents go is a [`Backend`]'s.  A process that dies leaves
 //! disks that no index names; [`ImageStore::collect`] removes them.
 
+mod access;
 mod budget;
 mod digest;
 mod document;
