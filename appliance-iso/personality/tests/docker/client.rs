@@ -103,7 +103,7 @@ const COMMANDS: &[(&str, &str)] = &[
 ];
 
 /// Runs the client, and ends it by its process id when it hangs.
-fn docker(ours: &Ours, folder: &Path, line: &str) -> (bool, String) {
+pub(crate) fn docker(ours: &Ours, folder: &Path, line: &str) -> (bool, String) {
     let arguments = line.split(' ').map(|word| word.replace("DIR", &folder.display().to_string()));
     let mut child = Command::new("docker")
         .env_clear()

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test says how it fails by panicking")]
 
 mod client;
+mod login;
 mod oracle;
 mod ours;
 
