@@ -13,7 +13,7 @@ use std::time::Instant;
 use docker_oracle::{Daemon, ask};
 use personality::{App, Reach, serve_unix};
 use secret::Secret;
-use vch_config::{SCHEMA, VchSecrets};
+use vch_config::{Proxies, VchSecrets};
 
 use stage::{CONFIG, Stage, runtime};
 
@@ -41,12 +41,8 @@ fn main() {
         let _in = runtime.enter();
         tokio::net::UnixListener::bind(&socket).unwrap()
     };
-    let secrets = VchSecrets {
-        schema: SCHEMA,
-        vsphere_password: Secret::new(&stage.lab.stage.password),
-        server_key_pem: Secret::new(""),
-        control_key_pem: Secret::new(""),
-    };
+    let password = Secret::new(&stage.lab.stage.password);
+    let secrets = VchSecrets::new(password, Secret::new(""), Secret::new(""));
     let (end, ended) = tokio::sync::oneshot::channel::<()>();
     let mut config = stage.config.clone();
     config.vsphere.thumbprints = vec![stage.lab.stage.thumbprint.clone()];
@@ -54,7 +50,7 @@ fn main() {
     let kept = {
         let _in = runtime.enter();
         let (reach, kept) = Reach::keep(config.clone(), secrets, async { drop(ended.await) });
-        tokio::spawn(serve_unix(listener, App::new(config, "bench", reach)));
+        tokio::spawn(serve_unix(listener, App::new(config, Proxies::default(), "bench", reach)));
         kept
     };
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());

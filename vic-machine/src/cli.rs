@@ -257,11 +257,11 @@ pub(crate) struct CreateArgs {
     #[arg(long, alias = "wr", value_name = "REGISTRY", action = ArgAction::Append, help_heading = "Registries")]
     pub(crate) whitelist_registry: Vec<String>,
     /// Proxy for HTTP
-    #[arg(long, value_name = "URL", help_heading = "Registries")]
-    pub(crate) http_proxy: Option<String>,
+    #[arg(long, value_name = "URL", help_heading = "Registries", hide_env_values = true)]
+    pub(crate) http_proxy: Option<secret::Secret>,
     /// Proxy for HTTPS
-    #[arg(long, value_name = "URL", help_heading = "Registries")]
-    pub(crate) https_proxy: Option<String>,
+    #[arg(long, value_name = "URL", help_heading = "Registries", hide_env_values = true)]
+    pub(crate) https_proxy: Option<secret::Secret>,
     /// Hosts that are reached without a proxy, separated by commas
     #[arg(long, value_name = "HOSTS", help_heading = "Registries")]
     pub(crate) no_proxy: Option<String>,

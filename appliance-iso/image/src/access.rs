@@ -6,6 +6,7 @@ use std::time::Duration;
 use oci_client::Client;
 use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol, linux_amd64_resolver};
 use oci_client::errors::OciDistributionError;
+use secret::Secret;
 
 use crate::registry::RegistryError;
 
@@ -24,10 +25,10 @@ pub struct Access {
     pub allowed: Vec<String>,
     /// Certificates that are trusted besides the system's, PEM.
     pub roots_pem: String,
-    /// Proxy for HTTPS.
-    pub https_proxy: Option<String>,
-    /// Proxy for HTTP.
-    pub http_proxy: Option<String>,
+    /// Proxy for HTTPS: its URL, which may hold a password.
+    pub https_proxy: Option<Secret>,
+    /// Proxy for HTTP: likewise.
+    pub http_proxy: Option<Secret>,
     /// Hosts that are reached without a proxy, separated by commas.
     pub no_proxy: Option<String>,
 }
@@ -78,8 +79,8 @@ impl Access {
             connect_timeout: Some(CONNECT),
             read_timeout: Some(SILENCE),
             user_agent: AGENT,
-            https_proxy: self.https_proxy.clone(),
-            http_proxy: self.http_proxy.clone(),
+            https_proxy: self.https_proxy.as_ref().map(|proxy| proxy.reveal().to_owned()),
+            http_proxy: self.http_proxy.as_ref().map(|proxy| proxy.reveal().to_owned()),
             no_proxy: self.no_proxy.clone(),
             ..ClientConfig::default()
         })
@@ -98,10 +99,10 @@ impl Access {
         }
         let direct = || self.no_proxy.as_deref().and_then(reqwest::NoProxy::from_string);
         if let Some(proxy) = &self.https_proxy {
-            builder = builder.proxy(reqwest::Proxy::https(proxy)?.no_proxy(direct()));
+            builder = builder.proxy(reqwest::Proxy::https(proxy.reveal())?.no_proxy(direct()));
         }
         if let Some(proxy) = &self.http_proxy {
-            builder = builder.proxy(reqwest::Proxy::http(proxy)?.no_proxy(direct()));
+            builder = builder.proxy(reqwest::Proxy::http(proxy.reveal())?.no_proxy(direct()));
         }
         Ok(builder.build()?)
     }

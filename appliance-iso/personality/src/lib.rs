@@ -83,8 +83,9 @@ fn run(arguments: impl IntoIterator<Item = String>) -> Result<(), StartError> {
         let end = async move {
             told.recv().await;
         };
+        let proxies = secrets.proxies.clone();
         let (reach, kept) = Reach::keep(config.clone(), secrets, end);
-        let app = App::new(config, env!("CARGO_PKG_VERSION"), reach);
+        let app = App::new(config, proxies, env!("CARGO_PKG_VERSION"), reach);
         let socket = folder.join("personality.sock");
         // Left by the process before; binding needs a free name.
         let _ = std::fs::remove_file(&socket);

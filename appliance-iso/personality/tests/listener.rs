@@ -16,7 +16,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_rustls::TlsConnector;
-use vch_config::{ApiTls, Document, VchConfig};
+use vch_config::{ApiTls, Document, Proxies, VchConfig};
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -48,7 +48,12 @@ async fn serve(tls: ApiTls, key: &str, limits: Limits) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let acceptor = acceptor(&tls, &key.to_owned().into()).unwrap();
-    tokio::spawn(serve_tcp(listener, acceptor, App::new(config(), "0.1.0", Reach::default()), limits));
+    tokio::spawn(serve_tcp(
+        listener,
+        acceptor,
+        App::new(config(), Proxies::default(), "0.1.0", Reach::default()),
+        limits,
+    ));
     address
 }
 

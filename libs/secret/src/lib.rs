@@ -62,6 +62,14 @@ pub fn expose<S: Serializer>(secret: &Secret, serializer: S) -> Result<S::Ok, S:
     serializer.serialize_str(secret.reveal())
 }
 
+/// The same of one that there need not be.
+pub fn expose_option<S: Serializer>(secret: &Option<Secret>, serializer: S) -> Result<S::Ok, S::Error> {
+    match secret {
+        Some(secret) => serializer.serialize_some(secret.reveal()),
+        None => serializer.serialize_none(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,19 +78,23 @@ mod tests {
     struct Carrier {
         #[serde(serialize_with = "expose")]
         key: Secret,
+        #[serde(serialize_with = "expose_option")]
+        other: Option<Secret>,
     }
 
     #[test]
     fn debug_shows_only_the_placeholder() {
-        let carrier = Carrier { key: Secret::new("hunter2") };
-        assert_eq!(format!("{carrier:?}"), "Carrier { key: [secret] }");
+        let carrier = Carrier { key: Secret::new("hunter2"), other: Some(Secret::new("hunter3")) };
+        assert_eq!(format!("{carrier:?}"), "Carrier { key: [secret], other: Some([secret]) }");
     }
 
     #[test]
     fn a_document_that_asks_for_it_carries_the_text() {
-        let json = serde_json::to_string(&Carrier { key: Secret::new("hunter2") }).unwrap();
-        assert_eq!(json, r#"{"key":"hunter2"}"#);
-        let back: Carrier = serde_json::from_str(&json).unwrap();
-        assert_eq!(back.key.reveal(), "hunter2");
+        for (other, expected) in [(None, "null"), (Some(Secret::new("hunter3")), r#""hunter3""#)] {
+            let json = serde_json::to_string(&Carrier { key: Secret::new("hunter2"), other: other.clone() }).unwrap();
+            assert_eq!(json, format!(r#"{{"key":"hunter2","other":{expected}}}"#));
+            let back: Carrier = serde_json::from_str(&json).unwrap();
+            assert_eq!((back.key.reveal(), back.other), ("hunter2", other));
+        }
     }
 }

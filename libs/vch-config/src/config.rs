@@ -218,13 +218,7 @@ pub struct RegistryConfig {
     /// CAs that registries' certificates may chain to besides the system's, PEM.
     #[serde(default)]
     pub ca_pem: String,
-    /// Proxy for plain HTTP.
-    #[serde(default)]
-    pub http_proxy: Option<String>,
-    /// Proxy for HTTPS.
-    #[serde(default)]
-    pub https_proxy: Option<String>,
-    /// Hosts that are reached without a proxy, separated by commas.
+    /// Hosts that are reached without one of the [`Proxies`], separated by commas.
     #[serde(default)]
     pub no_proxy: Option<String>,
 }
@@ -256,6 +250,20 @@ pub struct VchSecrets {
     /// Private key of the VCH's own CA for the control channel, PEM; empty in a VCH that was made before there was one.
     #[serde(default = "no_secret", serialize_with = "secret::expose")]
     pub control_key_pem: Secret,
+    /// By which registries are reached.
+    #[serde(default)]
+    pub proxies: Proxies,
+}
+
+/// Proxies' URLs, which may hold passwords.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Proxies {
+    /// For plain HTTP.
+    #[serde(default, serialize_with = "secret::expose_option")]
+    pub http: Option<Secret>,
+    /// For HTTPS.
+    #[serde(default, serialize_with = "secret::expose_option")]
+    pub https: Option<Secret>,
 }
 
 fn no_secret() -> Secret {
@@ -277,9 +285,10 @@ impl Document for VchSecrets {
 }
 
 impl VchSecrets {
-    /// The document of this build's schema.
+    /// The document of this build's schema, without proxies.
     pub fn new(vsphere_password: Secret, server_key_pem: Secret, control_key_pem: Secret) -> Self {
-        Self { schema: SCHEMA, vsphere_password, server_key_pem, control_key_pem }
+        let proxies = Proxies::default();
+        Self { schema: SCHEMA, vsphere_password, server_key_pem, control_key_pem, proxies }
     }
 }
 

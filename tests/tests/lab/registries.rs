@@ -42,11 +42,12 @@ fn a_registry_with_a_private_ca_a_password_and_a_proxy_before_it_is_the_only_one
     let network = ["--public-network-ip", &ip, "--public-network-gateway", "192.168.120.1"];
     let far = format!("{FAR}:5000");
     let registry = ["--registry-ca", "registry-ca.crt", "--whitelist-registry", REGISTRY, "--whitelist-registry", &far];
-    let by = format!("http://eve:secret2@{PROXY}");
+    // Planted: it must be seen nowhere.
+    let by = format!("http://eve:{}@{PROXY}", stage.password);
     let proxies = ["--https-proxy", &by, "--http-proxy", "http://proxy.test:8080", "--no-proxy", &near];
     stage.vic("create", &stage.create_args(NAME, &[&network[..], &registry, &proxies].concat())).ended_with(0);
     let _serving = inside_as(&lab, &served, &Setup { tls: Some(tls), auth: Some(served.for_ann()) });
-    let _proxy = proxy(&lab, FAR, "eve", "secret2");
+    let _proxy = proxy(&lab, FAR, "eve", &stage.password);
 
     // A configuration of its own: logins are written there.
     let docker = |args: &[&str]| -> Output {

@@ -198,7 +198,8 @@ impl Plan {
     /// What is stored apart from the configuration.
     pub(crate) fn secrets(&self) -> Result<VchSecrets, Problem> {
         let server_key = self.settings.certificates.server_key_pem.clone();
-        Ok(VchSecrets::new(self.settings.ops_password.clone(), server_key, certs::control_key()?))
+        let secrets = VchSecrets::new(self.settings.ops_password.clone(), server_key, certs::control_key()?);
+        Ok(VchSecrets { proxies: self.settings.proxies.clone(), ..secrets })
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use secret::Secret;
 use url::{Host, Url};
-use vch_config::{Addressing, BridgeConfig, Limits, RegistryConfig, Role};
+use vch_config::{Addressing, BridgeConfig, Limits, Proxies, RegistryConfig, Role};
 use vim25::datastore::DatastorePath;
 
 use crate::certs::{self, Certificates, Mode};
@@ -31,6 +31,7 @@ pub(crate) struct Settings {
     pub(crate) dns_servers: Vec<IpAddr>,
     pub(crate) bridge: BridgeConfig,
     pub(crate) registry: RegistryConfig,
+    pub(crate) proxies: Proxies,
     pub(crate) limits: Limits,
     pub(crate) endpoint_memory_mib: u32,
     pub(crate) endpoint_cpus: u8,
@@ -70,6 +71,10 @@ pub(crate) fn resolve(args: &CreateArgs, target: &Target) -> Result<Settings, Ve
     let image_store = args.image_store.as_deref().map(image_store).transpose();
     let image_store = keep(image_store, &mut problems).flatten();
     let registry = registry(args, &mut problems);
+    let proxies = Proxies {
+        http: keep(proxy("http-proxy", args.http_proxy.as_ref()), &mut problems).flatten(),
+        https: keep(proxy("https-proxy", args.https_proxy.as_ref()), &mut problems).flatten(),
+    };
     let mode = if args.no_tls {
         Mode::None
     } else if args.no_tlsverify {
@@ -116,6 +121,7 @@ pub(crate) fn resolve(args: &CreateArgs, target: &Target) -> Result<Settings, Ve
         dns_servers: args.dns_server.clone(),
         bridge: BridgeConfig { range: args.bridge_network_range.clone(), width: args.bridge_network_width, made: None },
         registry,
+        proxies,
         limits: Limits {
             cpu_mhz: limit(args.cpu),
             memory_mib: limit(args.memory),
@@ -232,23 +238,22 @@ fn registry(args: &CreateArgs, problems: &mut Vec<Problem>) -> RegistryConfig {
         // Who is named to be reached without a check is meant to be reached.
         allowed.extend(insecure.iter().filter(|name| !args.whitelist_registry.contains(name)).cloned());
     }
-    let mut proxy = |option: &str, given: &Option<String>| {
-        let given = given.clone().filter(|g| !g.is_empty())?;
-        let url = Url::parse(&given).ok().filter(|u| ["http", "https"].contains(&u.scheme()) && u.has_host());
-        if url.is_none() {
-            let what = format!("--{option} {given:?} cannot be used");
-            problems.push(Problem::validation(what).remedy("write it as http://HOST:PORT"));
-        }
-        Some(given)
-    };
     RegistryConfig {
         insecure,
         allowed,
         ca_pem,
-        http_proxy: proxy("http-proxy", &args.http_proxy),
-        https_proxy: proxy("https-proxy", &args.https_proxy),
         no_proxy: args.no_proxy.as_deref().map(|hosts| hosts.trim().to_owned()).filter(|hosts| !hosts.is_empty()),
     }
+}
+
+/// A proxy's URL.  It may hold a password, and is not repeated.
+fn proxy(option: &str, given: Option<&Secret>) -> Result<Option<Secret>, Problem> {
+    let Some(given) = given.filter(|g| !g.is_empty()) else { return Ok(None) };
+    let url = Url::parse(given.reveal()).ok().filter(|u| ["http", "https"].contains(&u.scheme()) && u.has_host());
+    url.map(|_| Some(given.clone())).ok_or_else(|| {
+        Problem::validation(format!("--{option} is no URL of a proxy"))
+            .remedy("write it as http://HOST:PORT or http://USER:PASSWORD@HOST:PORT")
+    })
 }
 
 /// The names that the server certificate must carry: the given one, and every static address of the client's network.
@@ -348,6 +353,19 @@ mod tests {
             [("nfs://h/p", "bad scheme"), ("/p", "no datastore"), ("d$s", "contains '$'"), ("ds/../x", "leaves")]
         {
             assert!(image_store(bad).unwrap_err().to_string().contains(text), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_is_a_url_and_what_is_none_is_not_repeated() {
+        let read = |text: &str| proxy("https-proxy", Some(&Secret::new(text)));
+        assert_eq!(read("").unwrap(), None);
+        for good in ["http://proxy:3128", "https://ann:hunter2@proxy"] {
+            assert_eq!(read(good).unwrap().unwrap().reveal(), good);
+        }
+        for bad in ["ann:hunter2@proxy", "socks5://ann:hunter2@proxy", "http://"] {
+            let problem = read(bad).unwrap_err();
+            assert!(!format!("{:?}{:?}{:?}", problem.what, problem.why, problem.remedy).contains("hunter2"), "{bad}");
         }
     }
 }

@@ -226,7 +226,7 @@ async fn an_access_token_that_ends_within_a_pull_is_replaced_once_for_all_downlo
     let proxy = proxy(tokens, [first, second], id.to_string()).await;
 
     // No resolver knows them: only a proxy leads there, for tokens too.
-    let access = Access { http_proxy: Some(proxy), insecure: vec!["*.test".into()], ..Access::default() };
+    let access = Access { http_proxy: Some(proxy.into()), insecure: vec!["*.test".into()], ..Access::default() };
     let reference = image_store::name::parse("registry.test:5000/closed:1").unwrap();
     let store = open(folder.path()).await;
     let login = Login::Identity(Secret::new(IDENTITY.to_owned()));

@@ -90,7 +90,7 @@ async fn a_registry_with_a_private_ca_is_trusted_by_that_ca_or_not_at_all() {
     std::fs::write(&tls.1, key.serialize_pem()).unwrap();
     let (_serving, address) = stage.images.also_as(&Setup { tls: Some(tls), ..Setup::default() });
     let (proxy, passed) = proxy(address).await;
-    let access = Access { https_proxy: Some(proxy), ..Access::default() };
+    let access = Access { https_proxy: Some(proxy.into()), ..Access::default() };
 
     let said = stage.pull(NAME, access.clone()).await.unwrap_err();
     assert!(said.contains("UnknownIssuer"), "{said}");
@@ -116,7 +116,7 @@ async fn an_insecure_registry_is_reached_through_a_proxy_for_http() {
     }
     let stage = Stage::new().await;
     let (proxy, passed) = proxy(stage.images.address.clone()).await;
-    let access = Access { http_proxy: Some(proxy), ..Access::default() };
+    let access = Access { http_proxy: Some(proxy.into()), ..Access::default() };
     let said = stage.pull(NAME, access.clone()).await.unwrap_err();
     assert!(said.starts_with(NAME), "{said}");
     assert_eq!(passed.load(Ordering::Relaxed), 0, "plain HTTP is spoken with insecure registries only");

@@ -356,8 +356,8 @@ fn access(state: &State) -> Access {
         insecure: registry.insecure.clone(),
         allowed: registry.allowed.clone(),
         roots_pem: registry.ca_pem.clone(),
-        https_proxy: registry.https_proxy.clone(),
-        http_proxy: registry.http_proxy.clone(),
+        https_proxy: state.proxies.https.clone(),
+        http_proxy: state.proxies.http.clone(),
         no_proxy: registry.no_proxy.clone(),
     }
 }

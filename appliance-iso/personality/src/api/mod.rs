@@ -31,7 +31,7 @@ use axum::{
 };
 use tower::ServiceExt;
 use upload::Upload;
-use vch_config::VchConfig;
+use vch_config::{Proxies, VchConfig};
 
 use crate::{
     error::ApiError,
@@ -44,6 +44,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct State {
     config: VchConfig,
+    proxies: Proxies,
     version: &'static str,
     machine: Machine,
     reach: Reach,
@@ -58,8 +59,8 @@ pub struct App {
 
 impl App {
     /// The API of the VCH that `config` describes, served by `version` of the software.
-    pub fn new(config: VchConfig, version: &'static str, reach: Reach) -> Self {
-        let state = Arc::new(State { config, version, machine: Machine::look(), reach });
+    pub fn new(config: VchConfig, proxies: Proxies, version: &'static str, reach: Reach) -> Self {
+        let state = Arc::new(State { config, proxies, version, machine: Machine::look(), reach });
         let router = Router::new()
             .merge(system::routes())
             .merge(container::routes())
@@ -139,7 +140,7 @@ mod tests {
             "storage":{{"image_store":"[ds] vch","volume_stores":[{{"label":"default","path":"[ds] v"}},{{"label":"fast","path":"[ssd] v"}}]}},
             "limits":{limits}}}"#
         );
-        App::new(VchConfig::from_text(&text).unwrap(), "0.1.0", Reach::default())
+        App::new(VchConfig::from_text(&text).unwrap(), Proxies::default(), "0.1.0", Reach::default())
     }
 
     async fn ask(method: Method, path: &str) -> (u16, Response<()>, Vec<u8>) {

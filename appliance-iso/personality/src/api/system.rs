@@ -7,6 +7,7 @@ use bollard_stubs::models::{
     IndexInfo, PluginsInfo, RegistryServiceConfig, SystemInfo, SystemInfoIsolationEnum, SystemVersion,
     SystemVersionComponents, SystemVersionPlatform,
 };
+use secret::Secret;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use url::Url;
 use vch_config::Limits;
@@ -144,8 +145,8 @@ async fn info(Shared(state): Shared<Arc<State>>) -> Json<SystemInfo> {
         n_events_listener: Some(0),
         nfd: open_files(),
         os_version: Some(state.version.to_owned()),
-        http_proxy: Some(shown(config.registry.http_proxy.as_ref())),
-        https_proxy: Some(shown(config.registry.https_proxy.as_ref())),
+        http_proxy: Some(shown(state.proxies.http.as_ref())),
+        https_proxy: Some(shown(state.proxies.https.as_ref())),
         no_proxy: Some(config.registry.no_proxy.clone().unwrap_or_default()),
         isolation: Some(SystemInfoIsolationEnum::EMPTY),
         ..SystemInfo::default()
@@ -153,12 +154,12 @@ async fn info(Shared(state): Shared<Arc<State>>) -> Json<SystemInfo> {
 }
 
 /// A proxy's URL as Docker shows it: without who logs in there.
-fn shown(proxy: Option<&String>) -> String {
-    let Some(text) = proxy else { return String::new() };
+fn shown(proxy: Option<&Secret>) -> String {
+    let Some(text) = proxy.map(Secret::reveal) else { return String::new() };
     // vic-machine lets nothing else through; what cannot be read may hold a password all the same.
     let Some(mut url) = Url::parse(text).ok().filter(Url::has_host) else { return String::new() };
     if url.username().is_empty() && url.password().is_none() {
-        return text.clone();
+        return text.to_owned();
     }
     if url.set_username("xxxxx").and_then(|()| url.set_password(Some("xxxxx"))).is_err() {
         return String::new();
@@ -236,7 +237,7 @@ mod tests {
             (r"http:\\ann:secret1@proxy.example", "http://xxxxx:xxxxx@proxy.example"),
             ("ann:secret1@proxy.example:3128", ""),
         ] {
-            assert_eq!(shown(Some(&proxy.to_owned())), expected, "{proxy}");
+            assert_eq!(shown(Some(&Secret::new(proxy))), expected, "{proxy}");
         }
         assert_eq!(shown(None), "");
     }
