@@ -28,6 +28,10 @@ pub struct Index {
     /// Image ids by the name with the digest that a registry knows it by: `docker.io/library/busybox@sha256:...`.
     #[serde(default)]
     pub digests: BTreeMap<String, Digest>,
+    /// Names of disks of which nothing is known, for somebody has removed the index that did: containers may stand on them, and they
+    /// are left alone.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub strays: BTreeSet<String>,
 }
 
 /// A disk in the image store; it is never written again.
@@ -113,6 +117,7 @@ impl Default for Index {
             images: BTreeMap::new(),
             tags: BTreeMap::new(),
             digests: BTreeMap::new(),
+            strays: BTreeSet::new(),
         }
     }
 }

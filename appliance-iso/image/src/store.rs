@@ -115,18 +115,18 @@ impl<B: Backend> ImageStore<B> {
     /// # Errors
     /// [`StoreError`].
     pub async fn open(backend: B) -> Result<Self, StoreError> {
-        let index = match settled(&backend).await.map_err(StoreError::Backend)? {
+        let found = settled(&backend).await.map_err(StoreError::Backend)?;
+        let old = backend.disks().await.map_err(StoreError::Backend)?;
+        let index = match found {
+            Some(bytes) => read(&bytes)?,
             None => {
-                let index = Index::default();
-                // While there is no disk: a first index that is cut lists none then.  What fails here will fail again, and be told.
-                if let Ok(text) = serde_json::to_vec(&index) {
-                    let _ = replace(&backend, text).await;
-                }
+                // The first one is written before the first disk is made: where there are some, somebody has removed it.
+                let index = Index { strays: old.iter().cloned().collect(), ..Index::default() };
+                let text = serde_json::to_vec(&index).map_err(|e| StoreError::Index(e.to_string()))?;
+                replace(&backend, text).await.map_err(StoreError::Backend)?;
                 index
             }
-            Some(bytes) => read(&bytes)?,
         };
-        let old = backend.disks().await.map_err(StoreError::Backend)?;
         Ok(Self {
             backend,
             index: RwLock::new(Arc::new(index)),
@@ -156,7 +156,8 @@ impl<B: Backend> ImageStore<B> {
         let index = self.index();
         let mut outcome = Ok(());
         for name in old {
-            if !index.disks.values().any(|d| d.name == name) {
+            let listed = index.strays.contains(&name) || index.disks.values().any(|d| d.name == name);
+            if !listed {
                 outcome = outcome.and(self.backend.delete_disk(&name).await.map_err(StoreError::Backend));
             }
         }

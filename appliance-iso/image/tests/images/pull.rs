@@ -264,6 +264,31 @@ async fn an_image_whose_disk_somebody_has_removed_is_pulled_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn disks_whose_index_somebody_has_removed_are_left_alone() {
+    if !installed() || !is_root() {
+        return;
+    }
+    let served = Served::start();
+    let layer = Tarball::new().file("f", b"1").bytes();
+    served.push("app:1", &[(gzip(&layer), &layer[..])]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let folders = Folders::new(folder.path(), None);
+    let store = open(folder.path()).await;
+    pull(&store, &served, "app:1").await.unwrap();
+    let disk = store.index().disks.values().next().unwrap().name.clone();
+    std::fs::remove_file(folder.path().join("index.json")).unwrap();
+    // Containers may stand on it, at the next start and at the one after it.
+    for _ in 0..2 {
+        let store = open(folder.path()).await;
+        store.collect().await.unwrap();
+        assert!(folders.disk(&disk).join("f").exists());
+        assert_eq!(store.index().images.len(), 0);
+    }
+    let store = open(folder.path()).await;
+    assert!(pull(&store, &served, "app:1").await.unwrap().new);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_pull_stands_on_outlives_the_image_that_it_came_with() {
     if !installed() || !is_root() {
         return;

@@ -174,7 +174,12 @@ impl Datastore {
 
 impl Backend for Datastore {
     async fn read(&self, name: &str) -> Result<Option<Vec<u8>>, BackendError> {
-        Ok(self.site.read_file(&self.folder(name)).await?)
+        let bytes = self.site.read_file(&self.folder(name)).await?;
+        // What is not there is made anew: it must not be there for certain.
+        if bytes.is_none() && self.site.list_files(&self.site.images).await?.iter().any(|n| n == name) {
+            return Err(format!("{} is there, and cannot be read", self.folder(name)).into());
+        }
+        Ok(bytes)
     }
 
     async fn write(&self, name: &str, bytes: Vec<u8>) -> Result<(), BackendError> {
