@@ -60,7 +60,7 @@ impl Backend for Loops {
         Ok(())
     }
 
-    async fn open_disk(&self, parent: Option<&str>) -> Result<OpenDisk, BackendError> {
+    async fn open_disk(&self, parent: Option<&str>, _: u64) -> Result<OpenDisk, BackendError> {
         let name = uuid::Uuid::new_v4().simple().to_string();
         let (file, root) = (self.file(&name), self.mount_point(&name));
         if let Some(parent) = parent {

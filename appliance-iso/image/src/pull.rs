@@ -32,6 +32,8 @@ const STEPS: usize = 64;
 const TRIES: u32 = 5;
 /// A download without a byte for so long has broken.
 const SILENCE: Duration = Duration::from_secs(60);
+/// What is sent has so many times its bytes on a disk, more often than not.
+const UNPACKED: u64 = 3;
 /// Bytes between two words on a download.
 const TELL: u64 = 512 * 1024;
 
@@ -231,7 +233,9 @@ impl<B: Backend> Pull<B> {
         let backend = &self.store.backend;
         let index = self.store.index();
         let below = parent.and_then(|p| index.disks.get(p)).map(|d| d.name.clone());
-        let OpenDisk { name, root } = backend.open_disk(below.as_deref()).await.map_err(StoreError::Backend)?;
+        let sent = self.image.layers[layers.clone()].iter().map(|(sent, _)| u64::try_from(sent.size).unwrap_or(0));
+        let bytes = sent.fold(0, u64::saturating_add).saturating_mul(UNPACKED);
+        let OpenDisk { name, root } = backend.open_disk(below.as_deref(), bytes).await.map_err(StoreError::Backend)?;
         let closed = match self.fill(layers, &root, downloads).await {
             Ok(sizes) => backend.close_disk(&name).await.map(|()| sizes).map_err(|e| StoreError::Backend(e).into()),
             Err(e) => Err(e),

@@ -36,8 +36,13 @@ pub trait Backend: Send + Sync + 'static {
     /// Removes a document; one that is not there is as good.
     fn delete(&self, name: &str) -> impl Future<Output = Result<(), BackendError>> + Send;
 
-    /// Makes a disk, over `parent` when there is one, and mounts it; its folder can be written to until it is closed.
-    fn open_disk(&self, parent: Option<&str>) -> impl Future<Output = Result<OpenDisk, BackendError>> + Send;
+    /// Makes a disk, over `parent` when there is one, and mounts it; its folder can be written to until it is closed.  It fails
+    /// where some `bytes` have no room.
+    fn open_disk(
+        &self,
+        parent: Option<&str>,
+        bytes: u64,
+    ) -> impl Future<Output = Result<OpenDisk, BackendError>> + Send;
 
     /// Told when there is time: whatever can be done now so that the next [`Self::open_disk`] takes less.
     fn prepare(&self) -> impl Future<Output = ()> + Send {

@@ -93,7 +93,12 @@ fn docker_pulls_images_and_runs_them() {
     assert!(said(&lab, &["rmi", &one]).contains("Deleted: sha256:"));
     assert!(said(&lab, &["rmi", &two]).contains("Deleted: sha256:"));
     assert_eq!(said(&lab, &["images", "-q"]), "");
-    // And comes again.
+    // And comes again, when there is room.
+    let faults = |args: &[&str]| assert!(lab.run(&[&["faults"], args].concat()).status.success());
+    faults(&["add", "--fill-datastore", "datastore1"]);
+    let full = refused(&lab, &["pull", &one]);
+    assert!(full.contains("no space left on device: datastore datastore1 has 0 MB free"), "{full}");
+    faults(&["clear"]);
     said(&lab, &["pull", &one]);
     let out = said(&lab, &["create", "-m", "256m", &one, "/bin/program", "x"]);
     assert_eq!(out.len(), 64, "{out}");

@@ -128,7 +128,7 @@ impl Backend for Folders {
         })
     }
 
-    async fn open_disk(&self, parent: Option<&str>) -> Result<OpenDisk, BackendError> {
+    async fn open_disk(&self, parent: Option<&str>, _: u64) -> Result<OpenDisk, BackendError> {
         self.call(|| {
             let name = uuid::Uuid::new_v4().simple().to_string();
             let root = self.disk(&name);

@@ -169,7 +169,7 @@ impl Engine {
     /// # Errors
     /// Those of vSphere.
     pub async fn start(site: Site, history: History, guests: Option<Guests>) -> Result<Arc<Self>, SiteError> {
-        let images = Arc::new(Images::open(Datastore::open(site.clone()).await?).await?);
+        let images = Arc::new(Images::open(Datastore::open(site.clone()).await).await?);
         let before = history.seen();
         // The endpoint VM has just started, and nobody has seen a container yet.
         let first = before.is_none();

@@ -22,6 +22,8 @@ const CAPACITY_KIB: i64 = 8 << 20;
 /// Units of a paravirtual SCSI controller; the controller itself has the one that is left out.
 const UNITS: std::ops::Range<i32> = 0..64;
 const CONTROLLER: i32 = 7;
+/// Bytes that a pull leaves free.
+const RESERVE: u64 = 1 << 30;
 /// The disk's file in its folder.
 const DISK: &str = "disk.vmdk";
 
@@ -43,20 +45,11 @@ struct Spare {
 }
 
 impl Datastore {
-    /// The images' part of `site`'s datastore.  Disks that a process left attached that died are detached.
-    ///
-    /// # Errors
-    /// Those of vSphere.
-    pub async fn open(site: Site) -> Result<Self> {
-        let datastore = Self { site, changing: Mutex::default(), spare: Mutex::default() };
+    /// The images' part of `site`'s datastore.  What another left mounted in this process is let go of; a disk that it left attached
+    /// is in no index, and goes with [`image_store::ImageStore::collect`].
+    pub async fn open(site: Site) -> Self {
         device::release_all().await;
-        let prefix = datastore.site.images.to_string();
-        for disk in datastore.attached().await? {
-            if disk_file(&disk).is_some_and(|f| f.to_string().starts_with(&prefix)) {
-                datastore.detach(disk).await?;
-            }
-        }
-        Ok(datastore)
+        Self { site, changing: Mutex::default(), spare: Mutex::default() }
     }
 
     fn folder(&self, name: &str) -> DatastorePath {
@@ -159,16 +152,34 @@ impl Datastore {
         }
     }
 
-    /// Unmounts and detaches a disk, if it is.
-    async fn let_go(&self, name: &str) -> Result<(), BackendError> {
+    /// Whether the datastore has room.  vSphere stops a VM whose thin disk has none any more, and asks the admin: here the endpoint
+    /// VM itself.
+    async fn room(&self, bytes: u64) -> Result<(), BackendError> {
+        let Some(free) = self.site.free_space().await? else { return Ok(()) };
+        if bytes.saturating_add(RESERVE) <= free {
+            return Ok(());
+        }
+        let mb = |bytes: u64| bytes / 1_000_000;
+        let (datastore, needed, free, reserve) = (&self.site.datastore, mb(bytes), mb(free), mb(RESERVE));
+        let text = format!(
+            "no space left on device: datastore {datastore} has {free} MB free; the image needs some {needed} MB, and {reserve} MB \
+             are left to the VMs"
+        );
+        Err(text.into())
+    }
+
+    /// Unmounts and detaches a disk; whether it was attached.
+    async fn let_go(&self, name: &str) -> Result<bool, BackendError> {
         device::release(name).await?;
         let path = self.disk(name);
+        let mut found = false;
         for disk in self.attached().await? {
             if disk_file(&disk).as_ref() == Some(&path) {
                 self.detach(disk).await?;
+                found = true;
             }
         }
-        Ok(())
+        Ok(found)
     }
 }
 
@@ -201,7 +212,8 @@ impl Backend for Datastore {
         Ok(self.site.delete_files(&self.folder(name)).await?)
     }
 
-    async fn open_disk(&self, parent: Option<&str>) -> Result<OpenDisk, BackendError> {
+    async fn open_disk(&self, parent: Option<&str>, bytes: u64) -> Result<OpenDisk, BackendError> {
+        self.room(bytes).await?;
         let spare = if parent.is_none() { self.spare.lock().await.take() } else { None };
         let Spare { name, device } = match spare {
             Some(spare) => spare,
@@ -225,7 +237,11 @@ impl Backend for Datastore {
     }
 
     async fn close_disk(&self, name: &str) -> Result<(), BackendError> {
-        self.let_go(name).await
+        if self.let_go(name).await? {
+            return Ok(());
+        }
+        // A storage vMotion takes along what hangs on the endpoint VM, under another name.
+        Err(format!("{} hangs on the endpoint VM no more: was it moved to another datastore?", self.disk(name)).into())
     }
 
     async fn delete_disk(&self, name: &str) -> Result<(), BackendError> {

@@ -1,7 +1,7 @@
 //! Files and folders on the datastore.
 
 use vim25::datastore::DatastorePath;
-use vim25::property::{paths, these};
+use vim25::property::{Object, paths, these};
 use vim25::types::{HostDatastoreBrowserSearchResults, ManagedObjectReference, methods};
 use vim25::{Error, Result};
 
@@ -119,22 +119,33 @@ impl Site {
 
     /// The names in a folder; none when there is no such folder.
     pub(crate) async fn list_files(&self, folder: &DatastorePath) -> Result<Vec<String>> {
+        let this = self.of_datastore(&folder.datastore, &["browser"]).await?.require("browser")?;
+        let search = methods::SearchDatastoreTask { this, datastore_path: folder.to_string(), search_spec: None };
+        let Some(Some(found)) = not_found(self.session.run(&search).await)? else { return Ok(Vec::new()) };
+        let protocol =
+            |e: &dyn std::fmt::Display| Error::Protocol { what: "listing a folder".into(), reason: e.to_string() };
+        let found: HostDatastoreBrowserSearchResults = found.get().map_err(|e| protocol(&e))?;
+        Ok(found.file.iter().map(|f| f.path.clone()).collect())
+    }
+
+    /// Bytes that are free where images and containers are, as far as vSphere tells.
+    pub(super) async fn free_space(&self) -> Result<Option<u64>> {
+        let free = "summary.freeSpace";
+        let free: Option<i64> = self.of_datastore(&self.datastore, &[free]).await?.get(free)?;
+        Ok(free.map(|free| u64::try_from(free).unwrap_or(0)))
+    }
+
+    /// Facts of a datastore, which may have been renamed, or moved to a folder, since the last time.
+    async fn of_datastore(&self, name: &str, facts: &[&str]) -> Result<Object> {
         let datastores: Vec<ManagedObjectReference> =
             self.session.read(&self.datacenter, &["datastore"]).await?.all("datastore")?;
-        let wanted = paths("Datastore", &["name", "browser"]);
+        let wanted = paths("Datastore", &[&["name"], facts].concat());
         for datastore in self.session.retrieve(these(&datastores, vec![wanted])).await? {
-            if datastore.get::<String>("name")?.as_deref() != Some(folder.datastore.as_str()) {
-                continue;
+            if datastore.get::<String>("name")?.as_deref() == Some(name) {
+                return Ok(datastore);
             }
-            let this = datastore.require("browser")?;
-            let search = methods::SearchDatastoreTask { this, datastore_path: folder.to_string(), search_spec: None };
-            let Some(Some(found)) = not_found(self.session.run(&search).await)? else { return Ok(Vec::new()) };
-            let protocol =
-                |e: &dyn std::fmt::Display| Error::Protocol { what: "listing a folder".into(), reason: e.to_string() };
-            let found: HostDatastoreBrowserSearchResults = found.get().map_err(|e| protocol(&e))?;
-            return Ok(found.file.iter().map(|f| f.path.clone()).collect());
         }
-        Err(Error::Invalid(format!("the datacenter has no datastore {:?}", folder.datastore)))
+        Err(Error::Invalid(format!("the datacenter has no datastore {name:?}")))
     }
 }
 
