@@ -166,6 +166,17 @@ pub(crate) fn disk_file(device: &AnyVirtualDevice) -> Option<DatastorePath> {
     }
 }
 
+/// The file that a serial port writes to.
+pub(crate) fn port_file(device: &AnyVirtualDevice) -> Option<DatastorePath> {
+    let AnyVirtualDevice::VirtualSerialPort(port) = device else { return None };
+    match &port.backing {
+        Some(AnyVirtualDeviceBackingInfo::VirtualSerialPortFileBackingInfo(file)) => {
+            DatastorePath::parse(&file.file_name)
+        }
+        _ => None,
+    }
+}
+
 /// The value of a key; the last one wins where a key stands twice.
 pub(crate) fn value(options: &[OptionValue], key: &str) -> Option<String> {
     options.iter().rev().find(|o| o.key == key).and_then(|o| o.value.as_ref()?.get().ok())

@@ -271,6 +271,8 @@ async fn call_method(cx: &Cx, this: Moref, call: &Element) -> Result<String, Fau
         CreateChildVMTask => vm::create_child,
         ReconfigVMTask => vm::reconfigure,
         RelocateVMTask => vm::relocate,
+        CreateSnapshotTask => vm::create_snapshot,
+        RemoveAllSnapshotsTask => vm::remove_all_snapshots,
         PowerOnVMTask => vm_power::power_on,
         PowerOffVMTask => vm_power::power_off,
         ResetVMTask => vm_power::reset,

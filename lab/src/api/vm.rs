@@ -6,7 +6,8 @@ use std::sync::Arc;
 use vim25_types::soap::Fault;
 use vim25_types::{
     AnyValue, AnyVirtualDevice as Device, GenericVmConfigFault, ManagedObjectReference as Moref,
-    VirtualMachineConfigSpec, VirtualMachinePowerState, methods as m,
+    VirtualDeviceConfigSpec, VirtualDeviceConfigSpecOperation, VirtualMachineConfigSpec, VirtualMachinePowerState,
+    methods as m,
 };
 
 use super::datastore::room_for;
@@ -19,7 +20,7 @@ use crate::error::Error;
 use crate::lab::Lab;
 use crate::settings::Shape;
 use crate::vm::Vm;
-use crate::world::{DatastorePath, Entry, EventKind, Object, VmObject, World};
+use crate::world::{DatastorePath, Entry, EventKind, Object, Snapshot, VmObject, World, now};
 
 pub(super) fn vm<'w>(world: &'w World, this: &Moref) -> Result<&'w VmObject, Fault> {
     world.vm(&this.value).ok_or_else(|| fault::not_found(this))
@@ -230,6 +231,52 @@ pub(super) async fn relocate(cx: &Cx, request: m::RelocateVMTask) -> Result<More
     }))
 }
 
+/// Makes a snapshot, of which only the fact is kept.
+pub(super) async fn create_snapshot(cx: &Cx, request: m::CreateSnapshotTask) -> Result<Moref, Fault> {
+    let (lab, this) = (cx.lab.clone(), request.this.clone());
+    Ok(cx.task("VirtualMachine.createSnapshot", &request.this, async move {
+        lab.change(|w| {
+            let id = w.fresh("snapshot");
+            let vm = w.vm_mut(&this.value).ok_or_else(|| fault::not_found(&this))?;
+            let on = vm.is_on();
+            let one = Snapshot {
+                id,
+                name: request.name,
+                description: request.description.unwrap_or_default(),
+                created: now().0,
+                on,
+                quiesced: request.quiesce,
+            };
+            let moref = one.moref();
+            vm.snapshots.push(one);
+            Ok(Some(AnyValue::of(&moref)))
+        })
+    }))
+}
+
+pub(super) async fn remove_all_snapshots(cx: &Cx, request: m::RemoveAllSnapshotsTask) -> Result<Moref, Fault> {
+    let (lab, this) = (cx.lab.clone(), request.this.clone());
+    Ok(cx.task("VirtualMachine.removeAllSnapshots", &request.this, async move {
+        lab.change(|w| {
+            w.vm_mut(&this.value).ok_or_else(|| fault::not_found(&this))?.snapshots.clear();
+            Ok(None)
+        })
+    }))
+}
+
+/// A disk that a snapshot has can be destroyed, and not taken away.
+fn must_have_no_snapshot(vm: &VmObject, spec: &VirtualMachineConfigSpec) -> Result<(), Fault> {
+    let takes_disk = |change: &VirtualDeviceConfigSpec| {
+        change.operation == Some(VirtualDeviceConfigSpecOperation::Remove)
+            && change.file_operation.is_none()
+            && matches!(vm.devices().iter().find(|d| d.key == change.device.key), Some(Device::VirtualDisk(_)))
+    };
+    match spec.device_change.iter().position(takes_disk).filter(|_| !vm.snapshots.is_empty()) {
+        Some(index) => Err(fault::device(index, "the disk is part of a snapshot of the virtual machine")),
+        None => Ok(()),
+    }
+}
+
 async fn change(lab: &Arc<Lab>, this: &Moref, spec: &VirtualMachineConfigSpec, user: &str) -> Result<(), Fault> {
     let name = spec.name.as_deref().map(checked_name).transpose()?;
     let (config, plan, old, on) = lab.read(|w| {
@@ -240,6 +287,7 @@ async fn change(lab: &Arc<Lab>, this: &Moref, spec: &VirtualMachineConfigSpec, u
         {
             free_name(w, parent, name)?;
         }
+        must_have_no_snapshot(known, spec)?;
         let mut config = known.config.clone();
         vm_config::merge(&mut config, spec, known.is_on())?;
         let vmx: DatastorePath = known.vmx().parse().map_err(|()| fault::datastore_path(known.vmx()))?;

@@ -155,6 +155,9 @@ pub(crate) struct VmObject {
     /// Keys of its extraConfig that go when it is powered off; see [`VmObject::set_extra_now`].
     #[serde(default)]
     pub volatile: BTreeSet<String>,
+    /// Its snapshots, oldest first.
+    #[serde(default)]
+    pub snapshots: Vec<Snapshot>,
     /// What it is doing now.
     #[serde(skip, default = "powered_off")]
     pub power: Power,
@@ -167,6 +170,26 @@ pub(crate) struct VmObject {
     /// When it was powered on.
     #[serde(skip)]
     pub booted: Option<time::OffsetDateTime>,
+}
+
+/// A snapshot, as far as the lab has any: a VM with one keeps its disks.  What was in them then is not kept.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Snapshot {
+    /// Of its managed object.
+    pub id: String,
+    pub name: String,
+    pub description: String,
+    /// When it was made.
+    pub created: String,
+    /// Whether the VM was on then.
+    pub on: bool,
+    pub quiesced: bool,
+}
+
+impl Snapshot {
+    pub(crate) fn moref(&self) -> Moref {
+        Moref::new("VirtualMachineSnapshot", &self.id)
+    }
 }
 
 fn powered_off() -> Power {
@@ -235,6 +258,7 @@ impl VmObject {
             host,
             clean: true,
             volatile: BTreeSet::new(),
+            snapshots: Vec::new(),
             power: Power::Off,
             tools: false,
             address: None,

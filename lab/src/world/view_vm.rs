@@ -2,12 +2,13 @@
 
 use vim25_types::xml::Element;
 use vim25_types::{
-    AnyVirtualDevice, AnyVirtualDeviceBackingInfo, GuestInfo, ManagedEntityStatus, ManagedObjectReference as Moref,
-    ResourceConfigSpec, VirtualMachineCapability, VirtualMachineConfigSummary, VirtualMachineConnectionState,
-    VirtualMachineFaultToleranceState, VirtualMachineFileLayoutEx, VirtualMachineFileLayoutExFileInfo,
-    VirtualMachineGuestSummary, VirtualMachinePowerState, VirtualMachineQuickStats, VirtualMachineRecordReplayState,
-    VirtualMachineRuntimeInfo, VirtualMachineStorageInfo, VirtualMachineStorageSummary, VirtualMachineSummary,
-    VirtualMachineToolsStatus, VirtualMachineUsageOnDatastore,
+    AnyVirtualDevice, AnyVirtualDeviceBackingInfo, DateTime, GuestInfo, ManagedEntityStatus,
+    ManagedObjectReference as Moref, ResourceConfigSpec, VirtualMachineCapability, VirtualMachineConfigSummary,
+    VirtualMachineConnectionState, VirtualMachineFaultToleranceState, VirtualMachineFileLayoutEx,
+    VirtualMachineFileLayoutExFileInfo, VirtualMachineGuestSummary, VirtualMachinePowerState, VirtualMachineQuickStats,
+    VirtualMachineRecordReplayState, VirtualMachineRuntimeInfo, VirtualMachineSnapshotInfo, VirtualMachineSnapshotTree,
+    VirtualMachineStorageInfo, VirtualMachineStorageSummary, VirtualMachineSummary, VirtualMachineToolsStatus,
+    VirtualMachineUsageOnDatastore,
 };
 
 use super::objects::{Entry, Object, VmObject};
@@ -64,6 +65,7 @@ impl World {
                 one(name, &VirtualMachineStorageInfo { per_datastore_usage: usage.collect(), timestamp: now() })
             }
             "layoutEx" => one(name, &self.layout(vm)),
+            "snapshot" => snapshots(entry, vm).iter().flat_map(|info| one(name, info)).collect(),
             _ => Vec::new(),
         }
     }
@@ -173,6 +175,27 @@ impl World {
 /// The power state as vSphere shows it.
 pub(crate) fn power_state(vm: &VmObject) -> VirtualMachinePowerState {
     if vm.is_on() { VirtualMachinePowerState::PoweredOn } else { VirtualMachinePowerState::PoweredOff }
+}
+
+/// The VM's snapshots, each the child of the one before; none where there are none.
+fn snapshots(entry: &Entry, vm: &VmObject) -> Option<VirtualMachineSnapshotInfo> {
+    let tree = vm.snapshots.iter().rev().fold(Vec::new(), |children, one| {
+        let power = if one.on { VirtualMachinePowerState::PoweredOn } else { VirtualMachinePowerState::PoweredOff };
+        vec![VirtualMachineSnapshotTree {
+            snapshot: one.moref(),
+            vm: entry.moref(),
+            name: one.name.clone(),
+            description: one.description.clone(),
+            id: one.id.rsplit('-').next().and_then(|n| n.parse().ok()).unwrap_or_default(),
+            create_time: DateTime(one.created.clone()),
+            state: power,
+            quiesced: one.quiesced,
+            child_snapshot_list: children,
+            ..VirtualMachineSnapshotTree::default()
+        }]
+    });
+    let newest = vm.snapshots.last()?.moref();
+    Some(VirtualMachineSnapshotInfo { current_snapshot: Some(newest), root_snapshot_list: tree })
 }
 
 fn heartbeat(vm: &VmObject) -> ManagedEntityStatus {

@@ -8,9 +8,12 @@ use port_layer::container::events::Subject;
 use port_layer::container::phase::{Phase, Power};
 use port_layer::container::table::{Change, Container, Table};
 use port_layer::{Failure, Until};
-use vim25::types::{ManagedObjectReference, VirtualMachineConfigSpec, methods};
+use vim25::types::{
+    AnyVirtualDevice, AnyVirtualDeviceBackingInfo, ManagedObjectReference, VirtualDeviceConfigSpec,
+    VirtualDeviceConfigSpecOperation, VirtualMachineConfigSpec, methods,
+};
 
-use crate::stage::{DISK, Stage, in_time, runtime};
+use crate::stage::{DISK, STORE, Stage, in_time, runtime};
 
 /// What was told of a container, oldest first.
 fn told_of(stage: &Stage, id: &str) -> Vec<Change> {
@@ -183,6 +186,63 @@ fn the_last_container_of_an_image_does_not_take_the_image_along() {
         stage.create("one", &["run"], "{}").await.unwrap_err();
         stage.nothing_is_left().await;
         assert!(stage.image().exists(), "after a create that failed");
+    });
+}
+
+#[test]
+fn a_container_with_snapshots_can_be_removed() {
+    runtime().block_on(async {
+        let stage = Stage::up().await;
+        for force in [false, true] {
+            stage.create("one", &["run"], "{}").await.unwrap();
+            let this = ManagedObjectReference::new("VirtualMachine", &stage.engine.table().find("one").unwrap().vm);
+            if force {
+                stage.engine.start_container("one").await.unwrap();
+            }
+            // A backup's, and another one over it.
+            for name in ["one", "two"] {
+                let (this, name) = (this.clone(), name.to_owned());
+                let snapshot =
+                    methods::CreateSnapshotTask { this, name, description: None, memory: false, quiesce: true };
+                stage.admin.run(&snapshot).await.unwrap();
+            }
+            in_time("rm", stage.engine.remove_container("one", force)).await.unwrap();
+            assert!(stage.image().exists());
+        }
+        stage.nothing_is_left().await;
+    });
+}
+
+#[test]
+fn what_a_container_has_written_elsewhere_goes_with_it() {
+    runtime().block_on(async {
+        let stage = Stage::up().await;
+        stage.create("one", &["exit", "0", "0"], "{}").await.unwrap();
+        let this = ManagedObjectReference::new("VirtualMachine", &stage.engine.table().find("one").unwrap().vm);
+        // As a storage vMotion leaves it: the files stay where they were.
+        let facts = stage.admin.read(&this, &["config.hardware.device"]).await.unwrap();
+        let mut devices: Vec<AnyVirtualDevice> = facts.all("config.hardware.device").unwrap();
+        let folder = stage.lab.folder().join("datastores").join(STORE).join("before");
+        std::fs::create_dir(&folder).unwrap();
+        devices.retain(|device| matches!(device, AnyVirtualDevice::VirtualSerialPort(_)));
+        for device in &mut devices {
+            if let Some(AnyVirtualDeviceBackingInfo::VirtualSerialPortFileBackingInfo(file)) = &mut device.backing {
+                let name = file.file_name.rsplit('/').next().unwrap().to_owned();
+                file.file_name = format!("[{STORE}] before/{name}");
+            }
+        }
+        let edit = |device| VirtualDeviceConfigSpec {
+            operation: Some(VirtualDeviceConfigSpecOperation::Edit),
+            device,
+            ..Default::default()
+        };
+        let device_change = devices.into_iter().map(edit).collect();
+        let spec = VirtualMachineConfigSpec { device_change, ..Default::default() };
+        stage.admin.run(&methods::ReconfigVMTask { this, spec }).await.unwrap();
+        stage.engine.start_container("one").await.unwrap();
+        in_time("its end", stage.engine.wait_for("one", Until::NotRunning)).await.unwrap();
+        assert!(folder.join("output.log").exists());
+        stage.clean_up().await;
     });
 }
 

@@ -37,7 +37,7 @@ pub(crate) const CONFIG: &str =
     r#"{"Cmd":["sleep","1000"],"Env":["A=1","B=two"],"Labels":{"tier":"web","team":"one"},"Image":"played"}"#;
 
 const DATACENTER: &str = "dc1";
-const STORE: &str = "datastore1";
+pub(crate) const STORE: &str = "datastore1";
 /// A name with a dot is no disk of the image store's, which removes those that no image has.
 pub(crate) const DISK: &str = "base.disk";
 const VCH: &str = "6d7a3c1e-0000-4000-8000-000000000001";

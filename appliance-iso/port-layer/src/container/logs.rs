@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use vim25::Result;
 use vim25::datastore::{DatastorePath, Piece};
-use vim25::types::{AnyVirtualDevice, AnyVirtualDeviceBackingInfo, ManagedObjectReference};
+use vim25::types::{AnyVirtualDevice, ManagedObjectReference};
 use vim25::vm_file::VmFile;
 
 use super::audience::Seat;
@@ -22,6 +22,7 @@ use super::reconciler::Watched;
 use super::table::Container;
 use super::vm::OUTPUT;
 use crate::Site;
+use crate::site::port_file;
 
 /// Bytes read at once.
 const PIECE: usize = 256 * 1024;
@@ -143,13 +144,7 @@ impl Output {
 
 /// The file of the VM's port for output.  After a Storage vMotion it stays where it was, and the VM's configuration does not.
 fn port(devices: &[AnyVirtualDevice]) -> Option<DatastorePath> {
-    devices.iter().find_map(|device| {
-        let AnyVirtualDevice::VirtualSerialPort(port) = device else { return None };
-        let AnyVirtualDeviceBackingInfo::VirtualSerialPortFileBackingInfo(file) = port.backing.as_ref()? else {
-            return None;
-        };
-        DatastorePath::parse(&file.file_name).filter(|path| path.path.rsplit('/').next() == Some(OUTPUT))
-    })
+    devices.iter().filter_map(port_file).find(|file| file.path.rsplit('/').next() == Some(OUTPUT))
 }
 
 /// Lines in a window.

@@ -6,6 +6,7 @@
 //! The files' places are known only when the VM is there, hence two calls.  A VM whose record is there and whose guest's
 //! document is not, nor the copy of it, is half-made: an engine that finds one which it is not making removes it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tether_proto::{Container as Guest, Document, Interface, KEY_CONTAINER, KEY_EXIT, Run};
@@ -17,15 +18,15 @@ use vim25::types::{
     VirtualDeviceConfigSpecFileOperation, VirtualDeviceConfigSpecOperation, VirtualDeviceConnectInfo,
     VirtualDeviceFileBackingInfo, VirtualDisk, VirtualDiskFlatVer2BackingInfo, VirtualEthernetCard,
     VirtualIDEController, VirtualMachineConfigSpec, VirtualMachineFileInfo, VirtualMachinePowerState,
-    VirtualSCSIController, VirtualSCSISharing, VirtualSerialPort, VirtualSerialPortFileBackingInfo, VirtualVmxnet,
-    VirtualVmxnet3, methods,
+    VirtualMachineSnapshotInfo, VirtualSCSIController, VirtualSCSISharing, VirtualSerialPort,
+    VirtualSerialPortFileBackingInfo, VirtualVmxnet, VirtualVmxnet3, methods,
 };
 use vim25::{Error, Result};
 
 use super::record::{KEY_RECORD, Record, is_name};
 use super::restart::{KEY_RESTARTS, Restarts};
 use crate::Site;
-use crate::site::{card, disk_file, value};
+use crate::site::{card, disk_file, port_file, value};
 
 /// Name of the file that takes the process's output, in the VM's folder.
 pub const OUTPUT: &str = "output.log";
@@ -408,7 +409,8 @@ impl Site {
     }
 
     async fn destroy_once(&self, vm: &ManagedObjectReference) -> Result<()> {
-        let facts = match self.session.read(vm, &["runtime.powerState", "config.files.vmPathName"]).await {
+        let facts = ["runtime.powerState", "config.files.vmPathName", "config.hardware.device", "snapshot"];
+        let facts = match self.session.read(vm, &facts).await {
             Ok(facts) => facts,
             Err(e) => return gone(Err(e)),
         };
@@ -416,21 +418,35 @@ impl Site {
             gone(self.power_off(vm).await)?;
         }
         let folder = facts.get::<String>("config.files.vmPathName")?.and_then(|path| folder_of(&path));
-        if let Some(folder) = &folder {
-            // vSphere does not know them to be the VM's, and would leave them: they go as long as the VM leads to them.
-            for name in [OUTPUT, CONSOLE] {
-                self.delete_files(&folder.join(name)).await?;
-            }
+        if facts.get::<VirtualMachineSnapshotInfo>("snapshot")?.is_some() {
+            // A disk that is part of one, a backup's, cannot be taken away.  What is in them goes with the VM, and is not merged.
+            let remove = methods::RemoveAllSnapshotsTask { this: vm.clone(), consolidate: Some(false), spec: None };
+            gone(self.change(&remove).await.map(drop))?;
         }
         match self.remove_disks(vm, folder.as_ref()).await {
             // A file that is not found is no VM that is not.
             Err(e) if e.fault_name() != Some("ManagedObjectNotFound") => return Err(e),
             _ => {}
         }
+        // vSphere does not know them to be the VM's, and would leave them: they go as long as the VM leads to them.
+        let devices: Vec<AnyVirtualDevice> = facts.all("config.hardware.device")?;
+        let ours =
+            |file: &DatastorePath| [OUTPUT, CONSOLE].iter().any(|name| file.path.rsplit('/').next() == Some(name));
+        let written: Vec<DatastorePath> = devices.iter().filter_map(port_file).filter(ours).collect();
+        for file in &written {
+            self.delete_files(file).await?;
+        }
         gone(self.change(&methods::DestroyTask { this: vm.clone() }).await.map(drop))?;
-        if let Some(folder) = folder {
-            // The VM is gone, and so is the container; of one that was seen somebody else looks after what is left.
-            let _ = self.delete_files(&folder).await;
+        // The VM is gone, and so is the container; of one that was seen somebody else looks after what is left.
+        if let Some(folder) = &folder {
+            let _ = self.delete_files(folder).await;
+        }
+        // A storage vMotion leaves behind what the ports write.
+        let others: BTreeSet<String> = written.iter().map(|file| file.parent().to_string()).collect();
+        for other in others.iter().filter_map(|other| DatastorePath::parse(other)) {
+            if Some(&other) != folder.as_ref() && !other.path.is_empty() {
+                let _ = self.remove_leavings(&other).await;
+            }
         }
         Ok(())
     }

@@ -5358,6 +5358,22 @@ impl Data for SharesInfo {
     }
 }
 data_value!(SharesInfo);
+/// `vim.vm.SnapshotSelectionSpec`
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SnapshotSelectionSpec {
+    /// `retentionDays`
+    pub retention_days: Option<i32>,
+}
+impl Data for SnapshotSelectionSpec {
+    const TYPE: &'static str = "SnapshotSelectionSpec";
+    fn encode_fields(&self, out: &mut Vec<Element>) {
+        put_some(out, "retentionDays", &self.retention_days);
+    }
+    fn decode_fields(el: &Element) -> Result<Self, DecodeError> {
+        Ok(Self { retention_days: get_some(el, "retentionDays")? })
+    }
+}
+data_value!(SnapshotSelectionSpec);
 /// `vmodl.fault.SystemError`
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct SystemError {

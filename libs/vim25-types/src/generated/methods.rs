@@ -1992,6 +1992,36 @@ impl Method for RelocateVMTask {
         put(out, "returnval", response);
     }
 }
+/// `VirtualMachine.RemoveAllSnapshots_Task`
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RemoveAllSnapshotsTask {
+    /// The object that the method is called on.
+    pub this: ManagedObjectReference,
+    /// `consolidate`
+    pub consolidate: Option<bool>,
+    /// `spec`
+    pub spec: Option<SnapshotSelectionSpec>,
+}
+impl Method for RemoveAllSnapshotsTask {
+    const NAME: &'static str = "RemoveAllSnapshots_Task";
+    type Response = ManagedObjectReference;
+    fn this(&self) -> &ManagedObjectReference {
+        &self.this
+    }
+    fn encode_params(&self, out: &mut Vec<Element>) {
+        put_some(out, "consolidate", &self.consolidate);
+        put_some(out, "spec", &self.spec);
+    }
+    fn decode_params(this: ManagedObjectReference, el: &Element) -> Result<Self, DecodeError> {
+        Ok(Self { this, consolidate: get_some(el, "consolidate")?, spec: get_some(el, "spec")? })
+    }
+    fn decode_response(el: &Element) -> Result<Self::Response, DecodeError> {
+        get(el, "returnval")
+    }
+    fn encode_response(response: &Self::Response, out: &mut Vec<Element>) {
+        put(out, "returnval", response);
+    }
+}
 /// `HostNetworkSystem.RemovePortGroup`
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct RemovePortGroup {

@@ -2962,6 +2962,11 @@ pub(crate) static TYPES: &[TypeDesc] = &[
         ],
     },
     TypeDesc {
+        name: "SnapshotSelectionSpec",
+        base: "",
+        fields: &[FieldDesc { name: "retentionDays", ty: "int", kind: Kind::Xsd, array: false, optional: true }],
+    },
+    TypeDesc {
         name: "SystemError",
         base: "RuntimeFault",
         fields: &[FieldDesc { name: "reason", ty: "string", kind: Kind::Xsd, array: false, optional: false }],
@@ -6273,6 +6278,7 @@ pub(crate) static MANAGED: &[ManagedDesc] = &[
             "RebootGuest",
             "ReconfigVM_Task",
             "RelocateVM_Task",
+            "RemoveAllSnapshots_Task",
             "ResetVM_Task",
             "ShutdownGuest",
             "UnregisterVM",
@@ -6938,6 +6944,14 @@ pub(crate) static METHODS: &[MethodDesc] = &[
                 array: false,
                 optional: true,
             },
+        ],
+    },
+    MethodDesc {
+        name: "RemoveAllSnapshots_Task",
+        privilege: "VirtualMachine.State.RemoveSnapshot",
+        params: &[
+            FieldDesc { name: "consolidate", ty: "boolean", kind: Kind::Xsd, array: false, optional: true },
+            FieldDesc { name: "spec", ty: "SnapshotSelectionSpec", kind: Kind::Data, array: false, optional: true },
         ],
     },
     MethodDesc {
