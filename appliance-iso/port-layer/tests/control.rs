@@ -24,6 +24,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use secret::Secret;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tonic::Code;
 
@@ -64,7 +65,7 @@ impl Endpoint {
 }
 
 fn attach_start(after_ns: u64, stdin: bool) -> AttachRequest {
-    let start = AttachStart { from_now: false, after_ns, stdin };
+    let start = AttachStart { from_now: false, after_ns, stdin, session: String::new() };
     AttachRequest { what: Some(attach_request::What::Start(start)) }
 }
 
@@ -208,6 +209,52 @@ async fn who_is_asked_to_stop_has_the_time_that_is_said() {
     }
     client.stop(StopRequest { signal: "INT".into(), seconds: Some(0) }).await.unwrap();
     assert_eq!(deaf.exit_code().await, 137);
+}
+
+#[tokio::test]
+async fn input_that_goes_on_by_another_call_is_taken_once() {
+    let endpoint = Endpoint::start(&key()).await;
+    let cat = contain("c1", endpoint.way_for("c1"), "cat", |p| (p.stdin, p.stdin_once) = (true, true));
+    let mut client = endpoint.client("c1").await;
+    // Less than is held of the output.
+    let bytes: Vec<u8> = (0..50_000_u32).flat_map(u32::to_le_bytes).collect();
+    let (mut seen, mut after, mut calls) = (Vec::new(), 0, 0);
+    loop {
+        calls += 1;
+        let (sender, receiver) = mpsc::channel(64);
+        let start = AttachStart { from_now: false, after_ns: after, stdin: true, session: "s".into() };
+        sender.send(AttachRequest { what: Some(attach_request::What::Start(start)) }).await.unwrap();
+        let requests = stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)));
+        let mut replies = client.attach(requests).await.unwrap().into_inner();
+        let first = timeout(LIMIT, replies.message()).await.expect("a reply").unwrap().unwrap();
+        let Some(attach_reply::What::Attached(attached)) = first.what else { panic!("{first:?}") };
+        let begin = usize::try_from(attached.stdin_taken.expect("sessions are known")).unwrap();
+        for piece in bytes[begin..].chunks(7000) {
+            sender.send(input(piece)).await.unwrap();
+        }
+        if begin == bytes.len() {
+            drop(sender);
+        }
+        // A call ends in the midst of what it was given.
+        let mut taken = begin;
+        while taken == begin || begin == bytes.len() {
+            let Some(reply) = timeout(LIMIT, replies.message()).await.expect("a reply").unwrap() else { break };
+            match reply.what {
+                Some(attach_reply::What::Output(output)) => {
+                    after = output.time_ns;
+                    seen.extend(output.bytes);
+                }
+                Some(attach_reply::What::StdinTaken(more)) => taken = usize::try_from(more).unwrap(),
+                _ => {}
+            }
+        }
+        if begin == bytes.len() {
+            break;
+        }
+    }
+    assert!(seen == bytes, "{} of {} bytes", seen.len(), bytes.len());
+    assert!(calls > 2, "{calls}");
+    assert_eq!(cat.exit_code().await, 0);
 }
 
 #[tokio::test]

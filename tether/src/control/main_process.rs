@@ -10,6 +10,7 @@ use std::{
 
 use nix::unistd::Pid;
 
+use super::sessions::Sessions;
 use crate::{
     feed::Feed,
     input::{self, Input},
@@ -25,6 +26,8 @@ pub(crate) struct MainProcess {
     pub(crate) feed: Feed,
     pub(crate) terminal: Option<File>,
     input: Mutex<Option<Input>>,
+    /// Who sends it.
+    pub(crate) sessions: Sessions,
     /// Its input ends with the first client's.
     input_once: bool,
     ended: AtomicBool,
@@ -40,6 +43,7 @@ impl MainProcess {
             feed,
             terminal: streams.terminal.take(),
             input,
+            sessions: Sessions::default(),
             input_once,
             ended: AtomicBool::new(false),
         }

@@ -8,6 +8,7 @@
 mod exec;
 mod main_process;
 mod service;
+mod sessions;
 mod top;
 
 use std::{future::pending, net::SocketAddrV6, pin::pin, sync::Arc, time::Duration};

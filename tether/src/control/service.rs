@@ -1,8 +1,8 @@
 //! [`Service`]: the calls.
 
-use std::{fs::File, path::Path, pin::Pin, sync::Arc};
+use std::{fs::File, future::pending, path::Path, pin::Pin, sync::Arc};
 
-use futures_util::{Stream, stream};
+use futures_util::{Stream, StreamExt as _, stream};
 use tether_proto::{
     Container,
     control::{
@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     exec::{Execs, set_size},
     main_process::MainProcess,
+    sessions::Call,
     top,
 };
 use crate::{contain::send, feed::Next, process::Place, scoped};
@@ -37,6 +38,66 @@ pub(crate) struct Service {
     main: Arc<MainProcess>,
     execs: Execs,
     stops: mpsc::UnboundedSender<StopRequest>,
+}
+
+/// Passes a client's input to the process.
+async fn pass_input(main: Arc<MainProcess>, call: Call, mut requests: Streaming<AttachRequest>) {
+    loop {
+        match requests.message().await {
+            Ok(Some(AttachRequest { what: Some(attach_request::What::Stdin(bytes)) })) => {
+                let input = main.input();
+                // Room first: whether it is still ours to give is known when it is given.
+                let room = match &input {
+                    Some(input) => input.reserve().await.ok(),
+                    None => None,
+                };
+                if !call.take(bytes, room) {
+                    return;
+                }
+            }
+            Ok(Some(_)) => {}
+            Ok(None) if call.is_current() => return main.input_ended(),
+            // The client has let go, or the line is lost: its input goes on with the next call.
+            Ok(None) | Err(_) => return,
+        }
+    }
+}
+
+/// Where a client is that is attached.
+struct Attachment {
+    main: Arc<MainProcess>,
+    call: Option<Call>,
+    /// The time of the output that it was given last.
+    after: u64,
+    /// Bytes of its input that it knows to be taken.
+    taken: u64,
+}
+
+impl Attachment {
+    /// The next reply, and what follows it.
+    async fn next(mut self) -> Option<(Result<AttachReply, Status>, Option<Self>)> {
+        let taken = async {
+            match &self.call {
+                Some(call) => call.more_than(self.taken).await,
+                None => pending().await,
+            }
+        };
+        let what = tokio::select! {
+            next = self.main.feed.after(self.after) => match next {
+                Next::Output(output) => {
+                    self.after = output.time_ns;
+                    attach_reply::What::Output(output)
+                }
+                Next::End => return None,
+                Next::Lost => return Some((Err(Status::out_of_range("that output is not held any more")), None)),
+            },
+            taken = taken => {
+                self.taken = taken;
+                attach_reply::What::StdinTaken(taken)
+            }
+        };
+        Some((Ok(AttachReply { what: Some(what) }), Some(self)))
+    }
 }
 
 type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -80,43 +141,16 @@ impl Control for Service {
         };
         let main = Arc::clone(&self.main);
         let after = if start.from_now { main.feed.last_ns() } else { start.after_ns };
-        if start.stdin {
-            let main = Arc::clone(&main);
-            tokio::spawn(async move {
-                loop {
-                    match requests.message().await {
-                        Ok(Some(AttachRequest { what: Some(attach_request::What::Stdin(bytes)) })) => {
-                            let Some(input) = main.input() else { continue };
-                            let _ = input.send(bytes).await;
-                        }
-                        Ok(Some(_)) => {}
-                        Ok(None) => return main.input_ended(),
-                        // The client has let go, or the connection is lost: its input goes on with the next call.
-                        Err(_) => return,
-                    }
-                }
-            });
+        let call = start.stdin.then(|| main.sessions.begin(&start.session));
+        if let Some(call) = call.clone() {
+            tokio::spawn(pass_input(Arc::clone(&main), call, requests));
         }
-        let attached = Attached { started_ns: main.started_ns, after_ns: after };
-        let first = attach_reply::What::Attached(attached);
-        let replies = stream::unfold(Some((Some(first), after)), move |state| {
-            let main = Arc::clone(&main);
-            async move {
-                let (first, after) = state?;
-                if first.is_some() {
-                    return Some((Ok(AttachReply { what: first }), Some((None, after))));
-                }
-                match main.feed.after(after).await {
-                    Next::Output(output) => {
-                        let after = output.time_ns;
-                        let what = Some(attach_reply::What::Output(output));
-                        Some((Ok(AttachReply { what }), Some((None, after))))
-                    }
-                    Next::End => None,
-                    Next::Lost => Some((Err(Status::out_of_range("that output is not held any more")), None)),
-                }
-            }
-        });
+        let taken = call.as_ref().map(|call| call.taken);
+        let attached = Attached { started_ns: main.started_ns, after_ns: after, stdin_taken: taken };
+        let attachment = Attachment { main, call, after, taken: taken.unwrap_or_default() };
+        let first = AttachReply { what: Some(attach_reply::What::Attached(attached)) };
+        let rest = stream::unfold(Some(attachment), |attachment| async { attachment?.next().await });
+        let replies = stream::iter([Ok(first)]).chain(rest);
         Ok(Response::new(Box::pin(replies)))
     }
 

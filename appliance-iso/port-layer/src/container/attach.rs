@@ -11,7 +11,7 @@
 //! answered after that.
 
 use std::future::pending;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -21,8 +21,10 @@ use tether_proto::record::{self, Record};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 use tonic::Code;
+use uuid::Uuid;
 use vim25::Result;
 
+use super::input::Input;
 use super::logs::{self, Output};
 use super::phase::Phase;
 use super::reconciler::{Watched, not_watched};
@@ -101,7 +103,9 @@ struct Attachment {
     switchboard: Switchboard,
     container: Container,
     output: mpsc::Sender<Result<Record>>,
-    input: Arc<Mutex<mpsc::Receiver<Vec<u8>>>>,
+    input: Arc<Mutex<Input>>,
+    /// Who sends it, to the guest.
+    session: String,
     query: AttachQuery,
     /// The time of the last output that was given; none while it is "from now on".
     after_ns: Option<u64>,
@@ -127,7 +131,8 @@ pub(crate) fn attach(
         switchboard: guests.switchboard.clone(),
         container: container.clone(),
         output: output.clone(),
-        input: Arc::new(Mutex::new(pieces)),
+        input: Arc::new(Mutex::new(Input::of(pieces))),
+        session: Uuid::new_v4().simple().to_string(),
         query,
         after_ns: None,
         beginning: Some(beginning),
@@ -198,16 +203,16 @@ impl Attachment {
     /// Gives what the line gives.
     async fn stream(&mut self, line: &Line) -> Ended {
         let (after_ns, from_now) = (self.after_ns.unwrap_or_default(), self.after_ns.is_none());
-        let start = AttachStart { from_now, after_ns, stdin: self.query.stdin };
-        let mut first = Some(attach_request::What::Start(start));
-        // Held here too: what is put in while the line is broken goes to the next one.
+        let (stdin, session) = (self.query.stdin, self.session.clone());
+        let mut first = Some(attach_request::What::Start(AttachStart { from_now, after_ns, stdin, session }));
+        self.input().another_line();
         let input = Arc::clone(&self.input);
         let requests = stream::poll_fn(move |context| {
             let what = match first.take() {
                 Some(what) => Some(what),
                 None => {
                     let mut input = input.lock().unwrap_or_else(PoisonError::into_inner);
-                    match input.poll_recv(context) {
+                    match input.poll(context) {
                         Poll::Pending => return Poll::Pending,
                         Poll::Ready(piece) => piece.map(attach_request::What::Stdin),
                     }
@@ -231,7 +236,9 @@ impl Attachment {
                     Some(attach_reply::What::Attached(attached)) => {
                         self.after_ns = Some(attached.after_ns);
                         self.beginning = None;
+                        self.input().begin(attached.stdin_taken);
                     }
+                    Some(attach_reply::What::StdinTaken(taken)) => self.input().has_taken(taken),
                     Some(attach_reply::What::Output(piece)) => {
                         self.after_ns = Some(piece.time_ns);
                         if self.output.send(Ok(record(piece))).await.is_err() {
@@ -242,6 +249,10 @@ impl Attachment {
                 },
             }
         }
+    }
+
+    fn input(&self) -> MutexGuard<'_, Input> {
+        self.input.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives from the log what is later than the last that was given, up to its end now.

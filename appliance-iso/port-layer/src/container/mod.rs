@@ -18,6 +18,7 @@ pub(crate) mod audience;
 pub mod events;
 pub mod exec;
 pub mod health;
+mod input;
 pub mod logs;
 pub mod output;
 pub mod phase;

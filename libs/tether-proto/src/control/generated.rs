@@ -40,7 +40,7 @@ pub mod attach_request {
         Stdin(::prost::alloc::vec::Vec<u8>),
     }
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AttachStart {
     /// Output from now on only; else all that is later than `after_ns`.
     #[prost(bool, tag = "1")]
@@ -50,10 +50,14 @@ pub struct AttachStart {
     /// Whether requests for standard input follow.
     #[prost(bool, tag = "3")]
     pub stdin: bool,
+    /// Who sends the input.  After a line broke, the next call of the same one begins after the bytes that were taken: `attached`
+    /// tells how many.  A call before that takes none any more.  Empty for one that does not know of it.
+    #[prost(string, tag = "4")]
+    pub session: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AttachReply {
-    #[prost(oneof = "attach_reply::What", tags = "1, 2")]
+    #[prost(oneof = "attach_reply::What", tags = "1, 2, 3")]
     pub what: ::core::option::Option<attach_reply::What>,
 }
 /// Nested message and enum types in `AttachReply`.
@@ -64,6 +68,9 @@ pub mod attach_reply {
         Attached(super::Attached),
         #[prost(message, tag = "2")]
         Output(super::Output),
+        /// So many bytes of the session's input were taken.
+        #[prost(uint64, tag = "3")]
+        StdinTaken(u64),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -74,6 +81,9 @@ pub struct Attached {
     /// All output that is later than this follows.
     #[prost(uint64, tag = "2")]
     pub after_ns: u64,
+    /// So many bytes of the session's input were taken.  Not there where sessions are not known.
+    #[prost(uint64, optional, tag = "3")]
+    pub stdin_taken: ::core::option::Option<u64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExecRequest {

@@ -112,7 +112,7 @@ async fn a_new_endpoint_speaks_to_an_old_tether() {
     let wire = connect(old::control_server::ControlServer::new(OldTether)).await;
     let mut client = new::control_client::ControlClient::with_origin(wire, origin());
     assert_eq!(client.hello(new::HelloRequest { version: "1".into() }).await.unwrap().into_inner().id, "c1");
-    let start = new::AttachStart { from_now: true, after_ns: 0, stdin: true };
+    let start = new::AttachStart { from_now: true, after_ns: 0, stdin: true, session: "s".into() };
     let start = new::AttachRequest { what: Some(new::attach_request::What::Start(start)) };
     let mut replies = client.attach(stream::iter([start])).await.unwrap().into_inner();
     let mut what = async || replies.message().await.unwrap().map(|reply| reply.what.unwrap());
@@ -148,7 +148,8 @@ impl new::control_server::Control for NewTether {
         &self,
         _: tonic::Request<Streaming<new::AttachRequest>>,
     ) -> Result<tonic::Response<Self::AttachStream>, Status> {
-        let attached = new::attach_reply::What::Attached(new::Attached { started_ns: 5, after_ns: 4 });
+        let attached =
+            new::attach_reply::What::Attached(new::Attached { started_ns: 5, after_ns: 4, stdin_taken: Some(0) });
         let output = new::Output { stream: new::Stream::Stdout.into(), time_ns: 9, bytes: b"words".to_vec() };
         let replies = [attached, new::attach_reply::What::Output(output)];
         let replies = replies.map(|what| Ok(new::AttachReply { what: Some(what) }));
