@@ -190,6 +190,16 @@ fn the_last_container_of_an_image_does_not_take_the_image_along() {
 }
 
 #[test]
+fn what_has_no_room_with_a_vm_is_refused() {
+    runtime().block_on(async {
+        let stage = Stage::up().await;
+        let failure = stage.create("one", &["x".repeat(70_000).as_str()], "{}").await.unwrap_err();
+        assert!(matches!(&failure, Failure::Invalid(text) if text.contains("65536 bytes")), "{failure:?}");
+        stage.nothing_is_left().await;
+    });
+}
+
+#[test]
 fn a_container_with_snapshots_can_be_removed() {
     runtime().block_on(async {
         let stage = Stage::up().await;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tether_proto::{Container as Guest, Run};
 use tokio::sync::watch;
 use tokio::time::timeout;
+use vch_config::Document as _;
 use vim25::types::ManagedObjectReference;
 
 use self::power::SIGKILL;
@@ -30,6 +31,8 @@ use crate::{Site, SiteError};
 
 /// How long a VM may take to go off once its process has ended, or once it is told to.
 const OFF: Duration = Duration::from_secs(60);
+/// Bytes of a text that vSphere keeps with a VM.
+const DOCUMENT: usize = 64 << 10;
 /// How long a removal waits for those who read the container's log.
 const READ: Duration = Duration::from_secs(5);
 
@@ -233,6 +236,11 @@ impl Engine {
         record.vch.clone_from(&self.site.vch);
         if let Some(guests) = &self.guests {
             guest.control = Some(guests.way_for(&record.id)?);
+        }
+        let largest = record.to_text().len().max(guest.to_text().len());
+        if largest > DOCUMENT {
+            let text = "the environment, the arguments and the labels of the container are too large";
+            return Err(Failure::Invalid(format!("{text}: a VM keeps {DOCUMENT} bytes, and these need {largest}")));
         }
         let _named = self.reserve(&record.name)?;
         // Until it is listed, for a half-made VM may be listed before it is seen to be whole.
