@@ -1,13 +1,13 @@
 //! Who the process runs as: the users and groups of the image, by Docker's rules.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 /// A user and its groups, resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
-    /// Further groups.
+    /// All groups, the first is its own.
     pub(crate) groups: Vec<u32>,
     /// Home folder; `/` for a user that the image does not know.
     pub(crate) home: String,
@@ -86,6 +86,10 @@ pub(crate) fn resolve(user: &str, further: &[String], passwd: &str, group: &str)
     for name in further {
         identity.groups.push(gid(name, group)?);
     }
+    // The primary group is among them: without it a process that gives it up would pass where its members may not.
+    identity.groups.insert(0, identity.gid);
+    let mut seen = BTreeSet::new();
+    identity.groups.retain(|gid| seen.insert(*gid));
     Ok(identity)
 }
 
@@ -117,15 +121,15 @@ mod tests {
         let identity = |uid, gid, groups: &[u32], home: &str| {
             Ok(Identity { uid, gid, groups: groups.to_vec(), home: home.to_owned() })
         };
-        assert_eq!(of("", &[]), identity(0, 0, &[], "/root"));
-        assert_eq!(of("web", &[]), identity(101, 102, &[4], "/srv"));
-        assert_eq!(of("101", &[]), identity(101, 102, &[4], "/srv"));
-        assert_eq!(of("101:0", &[]), identity(101, 0, &[], "/srv"));
-        assert_eq!(of("web:staff", &["tty", "9"]), identity(101, 50, &[5, 9], "/srv"));
-        assert_eq!(of("4000", &[]), identity(4000, 0, &[], "/"));
-        assert_eq!(of(":logs", &[]), identity(0, 4, &[], "/root"));
+        assert_eq!(of("", &[]), identity(0, 0, &[0], "/root"));
+        assert_eq!(of("web", &[]), identity(101, 102, &[102, 4], "/srv"));
+        assert_eq!(of("101", &["logs"]), identity(101, 102, &[102, 4], "/srv"));
+        assert_eq!(of("101:0", &[]), identity(101, 0, &[0], "/srv"));
+        assert_eq!(of("web:staff", &["tty", "9"]), identity(101, 50, &[50, 5, 9], "/srv"));
+        assert_eq!(of("4000", &[]), identity(4000, 0, &[0], "/"));
+        assert_eq!(of(":logs", &[]), identity(0, 4, &[4], "/root"));
         // A name that looks like a number is a name.
-        assert_eq!(of("7", &[]), identity(700, 700, &[], "/seven"));
+        assert_eq!(of("7", &[]), identity(700, 700, &[700], "/seven"));
     }
 
     #[test]

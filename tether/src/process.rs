@@ -66,7 +66,23 @@ pub(crate) struct Place {
     pub(crate) reaper: Reaper,
 }
 
-/// Starts `process` in `place`.
+/// Starts a further process in `place`, where its working directory must be.
+pub(crate) fn start_further(process: &Process, place: &Place) -> Result<Started, NoProcess> {
+    let refused = |error: String| NoProcess { code: 126, error };
+    if !process.cwd.is_empty() && !process.cwd.starts_with('/') {
+        return Err(refused("Cwd must be an absolute path".to_owned()));
+    }
+    let there = scoped::resolve(&place.root, &process.cwd).is_ok_and(|cwd| cwd.is_dir());
+    if !there && place.confinement == Confinement::Full {
+        let cwd = &process.cwd;
+        return Err(refused(format!("chdir to cwd ({cwd:?}) set in config.json failed: no such file or directory")));
+    }
+    // 128 is the code of one of which nothing is known.
+    start(process, place)
+        .map_err(|NoProcess { code, error }| NoProcess { code: if code == 128 { 126 } else { code }, error })
+}
+
+/// Starts `process` in `place`; its working directory is made.
 pub(crate) fn start(process: &Process, place: &Place) -> Result<Started, NoProcess> {
     let other = |error: String| NoProcess { code: 128, error };
     let Place { root, confinement, .. } = place;

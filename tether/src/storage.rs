@@ -147,6 +147,10 @@ pub(crate) async fn mount_all(system: &impl System, container: &Container, place
         }
     }
     link_streams(places)?;
+    for folder in &container.folders {
+        let made = scoped::resolve(&places.root, folder).and_then(std::fs::create_dir_all);
+        made.map_err(|e| format!("cannot make the folder {folder} of the container: {e}"))?;
+    }
     for volume in &container.volumes {
         let device = device(&volume.disk, places).await?;
         let mount = Mount {

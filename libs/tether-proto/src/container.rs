@@ -21,6 +21,9 @@ pub struct Container {
     /// Whether the root file system is read-only.
     #[serde(default)]
     pub root_read_only: bool,
+    /// Folders that are made where the image has none: volumes that are kept on the container's own disk.
+    #[serde(default)]
+    pub folders: Vec<String>,
     /// Volumes, in the order in which to mount them.
     #[serde(default)]
     pub volumes: Vec<Volume>,

@@ -169,7 +169,8 @@ fn docker_speaks_with_guests() {
     assert!(code == 127 && err.contains("no-such-program"), "{code} {err}");
 
     // Input and its end, whatever the bytes are.
-    let bytes = noise(300_000);
+    // More than is held of output, which is slower than the input.
+    let bytes = noise(3_000_000);
     let cat = ["run", "--rm", "-i", "-m", "256m", "busybox", "cat"];
     let (code, out, err) = docker(&lab, &cat, &bytes);
     assert!(code == 0 && out == bytes, "{code}: {} of {} bytes: {err}", out.len(), bytes.len());
@@ -183,6 +184,10 @@ fn docker_speaks_with_guests() {
     let closed = [&closed[..], &["--tmpfs", "/run/in:exec", "-w", "/none/yet", "busybox"]].concat();
     let look = "touch /x 2>/dev/null || echo closed; pwd; ulimit -n; touch /run/in/y && grep -c ' /run/in tmpfs rw,nosuid,nodev,rel' /proc/mounts";
     assert_eq!(shell(&lab, &closed, look, b""), said_so(0, "closed\n/none/yet\n1048576\n1\n", ""));
+
+    // There are no volumes yet; their folders are.
+    let volume = ["run", "--rm", "-m", "256m", "-v", "/data/in", "busybox"];
+    assert!(shell(&lab, &volume, "touch /data/in/x && echo made", b"").1.contains("made"));
 
     // One that stays.
     let script = "trap 'echo hup' HUP; trap 'echo bye; exit 5' TERM; echo up; while :; do sleep 0.1; done";
@@ -224,6 +229,12 @@ fn docker_speaks_with_guests() {
     assert!(top.starts_with("UID ") && top.contains("trap 'echo hup'") && top.contains("app"), "{top}");
     assert_eq!(said(&lab, &["top", "stays", "-o", "pid,comm"]).lines().next(), Some("PID                 COMMAND"));
     assert!(refused(&lab, &["top", "stays", "--forest"]).contains("are not known"));
+    for (wrong, words) in
+        [(["-w", "/none"], "no such file"), (["-w", "tmp"], "absolute path"), (["-u", "x"], "find user x")]
+    {
+        let (code, out, _) = docker(&lab, &[&["exec"], &wrong[..], &["stays", "true"]].concat(), b"");
+        assert!(code == 126 && String::from_utf8_lossy(&out).contains(words), "{code} {words}");
+    }
 
     // A network card comes and goes while the guest runs.
     let cards = ["exec", "stays", "ls", "/sys/class/net"];

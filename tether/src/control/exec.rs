@@ -74,7 +74,7 @@ impl Execs {
         let ExecStart { id, args, env, cwd, user, tty, stdin, width, height } = wanted;
         let process = Process { args, env, cwd, user, tty, stdin, ..Process::default() };
         let (sender, replies) = mpsc::channel(WAITING);
-        let mut started = match process::start(&process, place) {
+        let mut started = match process::start_further(&process, place) {
             Ok(started) => started,
             Err(NoProcess { code, error }) => {
                 let _ = sender.try_send(reply(What::Failed(ExecFailed { code, error })));

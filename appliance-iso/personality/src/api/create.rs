@@ -14,13 +14,15 @@ use axum::{
     routing::post,
 };
 use bollard_stubs::models::{
-    ContainerConfig, ContainerCreateBody, ContainerCreateResponse, HostConfig, ImageConfig, RestartPolicyNameEnum,
+    ContainerConfig, ContainerCreateBody, ContainerCreateResponse, EndpointSettings, HostConfig,
+    HostConfigIsolationEnum, ImageConfig, RestartPolicyNameEnum,
 };
 use image_store::index::Index;
 use port_layer::Size;
 use port_layer::container::record::Record;
 use port_layer::guest;
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::container::done;
 use super::images::{self, find};
@@ -51,8 +53,7 @@ async fn create(
     Query(query): Query<CreateQuery>,
     body: Bytes,
 ) -> Result<(StatusCode, Json<ContainerCreateResponse>), ApiError> {
-    let mut body: ContainerCreateBody =
-        serde_json::from_slice(&body).map_err(|e| ApiError::Bad(format!("invalid JSON: {e}")))?;
+    let mut body = read(&body)?;
     if let Some(platform) = query.platform.filter(|p| !["", "linux", "linux/amd64"].contains(&p.as_str())) {
         return Err(ApiError::Bad(format!("platform {platform:?}: containers of a VCH are linux/amd64")));
     }
@@ -63,6 +64,7 @@ async fn create(
     if let Some(network) = networks.keys().find(|n| !["default", "bridge"].contains(&n.as_str())) {
         return Err(ApiError::NotFound(format!("network {network} not found")));
     }
+    networks.values().try_for_each(refuse_address)?;
     let size = size(&host)?;
     refuse(&host)?;
     let wanted = body.image.clone().unwrap_or_default();
@@ -107,6 +109,39 @@ async fn create(
     };
     done(create).await?;
     Ok((StatusCode::CREATED, Json(ContainerCreateResponse { id, warnings })))
+}
+
+/// Reads the body, of which Docker takes some lists as one word, too.
+fn read(body: &[u8]) -> Result<ContainerCreateBody, ApiError> {
+    let invalid = |e: serde_json::Error| ApiError::Bad(format!("invalid JSON: {e}"));
+    let mut body: Value = serde_json::from_slice(body).map_err(invalid)?;
+    for key in ["Cmd", "Entrypoint"] {
+        if let Some(word @ Value::String(_)) = body.get_mut(key) {
+            *word = Value::Array(vec![word.take()]);
+        }
+    }
+    // It stood here before API 1.44.
+    if body.get("MacAddress").and_then(Value::as_str).is_some_and(|mac| !mac.is_empty()) {
+        return Err(not_supported("--mac-address"));
+    }
+    serde_json::from_value(body).map_err(invalid)
+}
+
+fn not_supported(option: &str) -> ApiError {
+    ApiError::Bad(format!("{option} is not supported: a container of a VCH is a VM of its own"))
+}
+
+/// Refuses addresses of the client's own: vSphere gives them.
+fn refuse_address(network: &EndpointSettings) -> Result<(), ApiError> {
+    let set = |text: Option<&String>| text.is_some_and(|t| !t.is_empty());
+    let ip = network.ipam_config.as_ref();
+    let given = [
+        ("--mac-address", set(network.mac_address.as_ref())),
+        ("--ip", ip.is_some_and(|ip| set(ip.ipv4_address.as_ref()))),
+        ("--ip6", ip.is_some_and(|ip| set(ip.ipv6_address.as_ref()))),
+        ("--link-local-ip", ip.is_some_and(|ip| ip.link_local_ips.as_ref().is_some_and(|ips| !ips.is_empty()))),
+    ];
+    given.iter().find(|(_, set)| *set).map_or(Ok(()), |(option, _)| Err(not_supported(option)))
 }
 
 /// The VM's size: `--memory`, and `--cpus` or `--cpuset-cpus`.
@@ -205,7 +240,20 @@ fn refuse(host: &HostConfig) -> Result<(), ApiError> {
         ("--network host", host.network_mode.as_deref() == Some("host")),
     ];
     if let Some((option, _)) = never.iter().find(|(_, set)| *set) {
-        return Err(ApiError::Bad(format!("{option} is not supported: a container of a VCH is a VM of its own")));
+        return Err(not_supported(option));
+    }
+    if host.isolation.is_some_and(|i| ![HostConfigIsolationEnum::EMPTY, HostConfigIsolationEnum::DEFAULT].contains(&i))
+    {
+        return Err(not_supported("--isolation"));
+    }
+    if host.shm_size.is_some_and(|bytes| bytes < 0) {
+        return Err(ApiError::Bad("SHM size can not be less than 0".to_owned()));
+    }
+    if let Some(path) = host.tmpfs.iter().flat_map(HashMap::keys).find(|path| !path.starts_with('/')) {
+        return Err(ApiError::Bad(format!("invalid mount path: '{path}' mount path must be absolute")));
+    }
+    if let Some(wrong) = host.cap_add.iter().flatten().find(|name| !is_capability(name)) {
+        return Err(ApiError::Bad(format!("invalid CapAdd: unknown capability: \"{wrong}\"")));
     }
     let soon = [
         ("--volume", some(host.binds.as_ref())),
@@ -220,6 +268,17 @@ fn refuse(host: &HostConfig) -> Result<(), ApiError> {
         Some((option, _)) => Err(ApiError::NotYet { endpoint: format!("{option} of a container") }),
         None => policy(host),
     }
+}
+
+/// Whether Docker knows a capability of that name (capabilities(7)), with its prefix or without.
+fn is_capability(name: &str) -> bool {
+    const NAMES: &str = "ALL AUDIT_CONTROL AUDIT_READ AUDIT_WRITE BLOCK_SUSPEND BPF CHECKPOINT_RESTORE CHOWN DAC_OVERRIDE \
+        DAC_READ_SEARCH FOWNER FSETID IPC_LOCK IPC_OWNER KILL LEASE LINUX_IMMUTABLE MAC_ADMIN MAC_OVERRIDE MKNOD NET_ADMIN \
+        NET_BIND_SERVICE NET_BROADCAST NET_RAW PERFMON SETFCAP SETGID SETPCAP SETUID SYSLOG SYS_ADMIN SYS_BOOT SYS_CHROOT \
+        SYS_MODULE SYS_NICE SYS_PACCT SYS_PTRACE SYS_RAWIO SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG WAKE_ALARM";
+    let name = name.to_ascii_uppercase();
+    let name = name.strip_prefix("CAP_").unwrap_or(&name);
+    NAMES.split_whitespace().any(|known| known == name)
 }
 
 /// Refuses a restart policy that makes no sense.
@@ -370,6 +429,7 @@ fn guest(id: &str, config: &ContainerConfig, host: &HostConfig) -> Result<guest:
         process,
         root: guest::Disk { unit: 0, file_system: String::new() },
         root_read_only: host.readonly_rootfs.unwrap_or_default(),
+        folders: config.volumes.clone().unwrap_or_default(),
         tmpfs: tmpfs.map(|(at, options)| guest::Tmpfs { at: at.clone(), options: options.clone() }).collect(),
         shm_bytes: host.shm_size.and_then(|s| u64::try_from(s).ok()).unwrap_or_default(),
         host_name: config.hostname.clone().unwrap_or_default(),
@@ -442,6 +502,10 @@ mod tests {
                 "cannot be used with restart policy 'always'",
             ),
             (r#"{"RestartPolicy":{"Name":"on-failure","MaximumRetryCount":-1}}"#, "cannot be negative"),
+            (r#"{"Isolation":"hyperv"}"#, "--isolation is not supported"),
+            (r#"{"ShmSize":-5}"#, "SHM size can not be less than 0"),
+            (r#"{"Tmpfs":{"rel":""}}"#, "mount path must be absolute"),
+            (r#"{"CapAdd":["NET_ADMIN","cap_chown","BOGUS"]}"#, "unknown capability: \"BOGUS\""),
             (r#"{"PortBindings":{"80/tcp":[{"HostPort":"80"}]}}"#, "does not yet implement --publish"),
         ] {
             let said = refuse(&host(json)).unwrap_err().to_string();
