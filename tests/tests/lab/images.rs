@@ -54,6 +54,7 @@ fn docker_pulls_images_and_runs_them() {
     assert_eq!(listed, [one.as_str(), two.as_str()]);
     assert_eq!(said(&lab, &["image", "inspect", "--format", "{{index .Config.Labels \"for\"}}", &one]), "program:1");
     said(&lab, &["tag", &one, "mine"]);
+    assert_eq!(said(&lab, &["images", "mine", "--format", "{{.Repository}}:{{.Tag}}"]), "mine:latest");
 
     // A container of it, and its output.
     let run =
@@ -62,6 +63,8 @@ fn docker_pulls_images_and_runs_them() {
     assert_eq!(said(&lab, &["wait", "talker"]), "3");
     assert_eq!(streams(&lab, &["logs", "talker"])[0], "hello world\n");
     assert_eq!(said(&lab, &["ps", "-aq", "--no-trunc", "--filter", "label=a=b", "--filter", "ancestor=mine"]), id);
+    assert_eq!(said(&lab, &["ps", "-aq", "--no-trunc", "--filter", &format!("ancestor={one}")]), id, "the same image");
+    assert!(refused(&lab, &["ps", "--filter", "since=nobody"]).contains("No such container: nobody"));
     let taken = refused(&lab, &["create", "--name", "talker", "mine", "/bin/program"]);
     assert!(taken.contains("The container name \"/talker\" is already in use by container"), "{taken}");
     let second = ["run", "-d", "--name", "waiter", "-m", "256m", "--entrypoint", "/bin/program", &two, "wait"];

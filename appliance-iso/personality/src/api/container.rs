@@ -59,9 +59,11 @@ async fn list(
     Shared(state): Shared<Arc<State>>,
     Query(query): Query<ListQuery>,
 ) -> Result<Json<Vec<ContainerSummary>>, ApiError> {
-    let filters = Filters::read(query.filters.as_deref().unwrap_or_default())?;
+    let mut filters = Filters::read(query.filters.as_deref().unwrap_or_default())?;
     let Some(engine) = state.engine().await? else { return Ok(Json(Vec::new())) };
     let table = engine.table();
+    filters.check(&table)?;
+    filters.find_images(&engine.images().index());
     let limit = query.limit.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
     // Who asks for the newest or for a state means those that do not run, too.
     let all = truth(query.all.as_ref()) || limit.is_some() || filters.names_a_state();
@@ -88,7 +90,7 @@ pub(super) fn summary(
         names: Some(vec![format!("/{}", record.name)]),
         image: Some(record.image.clone()),
         image_id: Some(record.image_id.clone()),
-        command: Some(argv.join(" ")),
+        command: Some(words::command(&argv)),
         created: i64::try_from(record.created_ns / 1_000_000_000).ok(),
         ports: Some(Vec::new()),
         labels: Some(config.labels.unwrap_or_default()),

@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
+use image_store::index::Index;
 use port_layer::container::health::Health;
 use port_layer::container::phase::Phase;
 use port_layer::container::table::{Container, Table};
 
+use super::images::find;
 use super::{filter, words};
 use crate::error::ApiError;
 
@@ -68,6 +70,20 @@ impl Filters {
             }
         }
         Ok(Self(read))
+    }
+
+    /// Takes in which images are meant by the names of ancestors.
+    pub(super) fn find_images(&mut self, index: &Index) {
+        if let Some(ancestors) = self.0.get_mut("ancestor") {
+            let ids: Vec<_> = ancestors.iter().filter_map(|name| Some(find(index, name).ok()?.0.to_string())).collect();
+            ancestors.extend(ids);
+        }
+    }
+
+    /// Refuses containers that are named and are not there.
+    pub(super) fn check(&self, table: &Table) -> Result<(), ApiError> {
+        let mut named = ["before", "since"].iter().filter_map(|key| self.0.get(*key)).flatten();
+        named.try_for_each(|name| table.find(name).map(drop).map_err(|e| ApiError::NotFound(e.to_string())))
     }
 
     /// Whether containers that do not run are meant.

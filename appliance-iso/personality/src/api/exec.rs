@@ -137,10 +137,7 @@ fn side(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
 
-async fn inspect(
-    Shared(state): Shared<Arc<State>>,
-    Path(id): Path<String>,
-) -> Result<Json<ExecInspectResponse>, ApiError> {
+async fn inspect(Shared(state): Shared<Arc<State>>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
     let none = || ApiError::NotFound(format!("No such exec instance: {id}"));
     let exec = state.engine().await?.ok_or_else(none)?.exec(&id)?;
     let (running, exit_code, pid) = match exec.state {
@@ -151,7 +148,7 @@ async fn inspect(
     let (program, arguments) =
         exec.spec.args.split_first().map_or((String::new(), Vec::new()), |(p, a)| (p.clone(), a.to_vec()));
     let [stdout, stderr] = exec.spec.attach;
-    Ok(Json(ExecInspectResponse {
+    let answer = ExecInspectResponse {
         can_remove: Some(false),
         container_id: Some(exec.container),
         detach_keys: Some(exec.spec.detach_keys),
@@ -169,7 +166,11 @@ async fn inspect(
             user: Some(exec.spec.user).filter(|user| !user.is_empty()),
         }),
         pid: Some(pid),
-    }))
+    };
+    let mut answer = serde_json::to_value(answer).map_err(|e| ApiError::Failed(e.to_string()))?;
+    // The published type leaves it out where there is none; clients look for it.
+    answer["ExitCode"] = exit_code.into();
+    Ok(Json(answer))
 }
 
 async fn resize(

@@ -172,7 +172,9 @@ fn summaries(engine: &Engine, filters: &Filters, shared: bool) -> Result<Vec<Ima
         if !filters.accept(&index, id, &config)? {
             continue;
         }
-        let (repo_tags, repo_digests) = names(&index, id);
+        let (mut repo_tags, mut repo_digests) = names(&index, id);
+        repo_tags.retain(|name| filters.mean(name));
+        repo_digests.retain(|name| filters.mean(name));
         let containers = engine.table().iter().filter(|c| c.record.image_id == id.as_str()).count();
         out.push(ImageSummary {
             id: id.to_string(),
@@ -224,6 +226,11 @@ impl Filters {
         }
     }
 
+    /// Whether a name of an image is among those that are meant: who asks for names is shown no others.
+    fn mean(&self, name: &str) -> bool {
+        self.0.get("reference").is_none_or(|patterns| patterns.iter().any(|pattern| is_like(name, pattern)))
+    }
+
     fn accept(&self, index: &Index, id: &Digest, config: &Config) -> Result<bool, ApiError> {
         let created = seconds(config.created.as_ref());
         for (key, values) in &self.0 {
@@ -242,7 +249,7 @@ impl Filters {
                 }
                 _ => {
                     let (tags, digests) = names(index, id);
-                    values.iter().any(|v| tags.iter().chain(&digests).any(|n| is_like(n, v)))
+                    tags.iter().chain(&digests).any(|name| self.mean(name))
                 }
             };
             if !accepted {
@@ -310,6 +317,10 @@ async fn pull(
         None => from,
     };
     let reference = name::parse(&wanted).map_err(|e| ApiError::Bad(e.to_string()))?;
+    // Docker pulls all of them.
+    if !wanted.contains('@') && !wanted.rsplit('/').next().unwrap_or_default().contains(':') {
+        return Err(ApiError::NotYet { endpoint: "the pull of all tags of a repository: name one".to_owned() });
+    }
     if let Some(platform) = query.platform.filter(|p| !["", "linux", "linux/amd64"].contains(&p.as_str())) {
         return Err(ApiError::Bad(format!("platform {platform:?}: containers of a VCH are linux/amd64")));
     }

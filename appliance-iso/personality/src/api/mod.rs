@@ -24,11 +24,12 @@ mod words;
 use std::sync::Arc;
 
 use axum::{
-    Router,
-    body::Body,
-    http::{HeaderName, HeaderValue, Request, Response, Uri},
+    Json, Router,
+    body::{Body, to_bytes},
+    http::{HeaderName, HeaderValue, Request, Response, Uri, header::CONTENT_TYPE},
     response::IntoResponse,
 };
+use bollard_stubs::models::ErrorResponse;
 use tower::ServiceExt;
 use upload::Upload;
 use vch_config::{Proxies, VchConfig};
@@ -98,6 +99,7 @@ impl App {
         };
         if response.status().is_client_error() || response.status().is_server_error() {
             upload.throw_away().await;
+            response = in_dockers_shape(response).await;
         }
         let headers = response.headers_mut();
         for (name, value) in [
@@ -114,6 +116,18 @@ impl App {
     }
 }
 
+/// An error whose text came from the HTTP library, in Docker's shape.
+async fn in_dockers_shape(response: Response<Body>) -> Response<Body> {
+    let kind = response.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    if !kind.is_some_and(|kind| kind.starts_with(b"text/plain")) {
+        return response;
+    }
+    let status = response.status();
+    let text = to_bytes(response.into_body(), 64 << 10).await.unwrap_or_default();
+    let message = String::from_utf8_lossy(&text).into_owned();
+    (status, Json(ErrorResponse { message })).into_response()
+}
+
 /// The version that a request is made in, and its target without it.
 fn unversioned(uri: &Uri) -> Result<(ApiVersion, Uri), ApiError> {
     let (version, path) = version::split(uri.path())?;
@@ -126,7 +140,7 @@ fn unversioned(uri: &Uri) -> Result<(ApiVersion, Uri), ApiError> {
 
 #[cfg(test)]
 mod tests {
-    use axum::{body::to_bytes, http::Method};
+    use axum::http::Method;
     use serde_json::{Value, json};
     use vch_config::Document;
 
@@ -186,6 +200,12 @@ mod tests {
             (Method::GET, "/nonsense", 404, "page not found"),
             (Method::DELETE, "/info", 404, "page not found"),
             (Method::GET, "/containers/web/json", 404, "No such container: web"),
+            (
+                Method::GET,
+                "/containers/json?limit=x",
+                400,
+                "Failed to deserialize query string: limit: invalid digit found in string",
+            ),
             (Method::POST, "/v1.44/containers/web/start", 404, "No such container: web"),
             (Method::GET, "/containers/web/logs", 400, "Bad parameters: you must choose at least one stream"),
             (Method::GET, "/containers/web/logs?stdout=1", 404, "No such container: web"),
@@ -214,7 +234,14 @@ mod tests {
                 400,
                 "invalid reference format: repository name must be lowercase",
             ),
-            (Method::POST, "/images/create?fromImage=nginx", 503, "this VCH has no image store"),
+            (Method::POST, "/images/create?fromImage=nginx:1", 503, "this VCH has no image store"),
+            (Method::POST, "/images/create?fromImage=nginx&tag=1", 503, "this VCH has no image store"),
+            (
+                Method::POST,
+                "/images/create?fromImage=nginx",
+                501,
+                "vSphere Integrated Containers does not yet implement the pull of all tags of a repository: name one",
+            ),
             (Method::GET, "/v1.99/info", 400, "client version 1.99 is too new. Maximum supported API version is 1.53"),
         ] {
             let (found, _, body) = ask(method, path).await;

@@ -4,8 +4,8 @@ use std::{collections::HashMap, sync::Arc};
 
 use axum::{Json, Router, extract::State as Shared, http::header, response::IntoResponse, routing::get};
 use bollard_stubs::models::{
-    IndexInfo, PluginsInfo, RegistryServiceConfig, SystemInfo, SystemInfoIsolationEnum, SystemVersion,
-    SystemVersionComponents, SystemVersionPlatform,
+    IndexInfo, LocalNodeState, PluginsInfo, RegistryServiceConfig, SwarmInfo, SystemInfo, SystemInfoIsolationEnum,
+    SystemVersion, SystemVersionComponents, SystemVersionPlatform,
 };
 use secret::Secret;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -132,7 +132,7 @@ async fn info(Shared(state): Shared<Arc<State>>) -> Json<SystemInfo> {
             insecure_registry_cidrs: Some(
                 config.registry.insecure.iter().filter(|r| r.contains('/')).cloned().collect(),
             ),
-            index_configs: Some(HashMap::from([("docker.io".to_owned(), docker_hub())])),
+            index_configs: Some(index_configs(&config.registry.insecure)),
             mirrors: Some(Vec::new()),
         }),
         labels: Some(Vec::new()),
@@ -140,6 +140,14 @@ async fn info(Shared(state): Shared<Arc<State>>) -> Json<SystemInfo> {
         server_version: Some(state.version.to_owned()),
         live_restore_enabled: Some(false),
         security_options: Some(Vec::new()),
+        swarm: Some(SwarmInfo {
+            node_id: Some(String::new()),
+            node_addr: Some(String::new()),
+            local_node_state: Some(LocalNodeState::INACTIVE),
+            control_available: Some(false),
+            error: Some(String::new()),
+            ..SwarmInfo::default()
+        }),
         warnings: Some(Vec::new()),
         logging_driver: Some("json-file".to_owned()),
         n_events_listener: Some(0),
@@ -167,6 +175,16 @@ fn shown(proxy: Option<&Secret>) -> String {
     let masked = url.to_string();
     // The slash is the reader's.
     if text.ends_with('/') { masked } else { masked.trim_end_matches('/').to_owned() }
+}
+
+/// What is said of registries: of Docker's own, and of those that need not be trusted.
+fn index_configs(insecure: &[String]) -> HashMap<String, IndexInfo> {
+    let one = |name: &String| {
+        let info = IndexInfo { name: Some(name.clone()), secure: Some(false), official: Some(false), ..docker_hub() };
+        (name.clone(), info)
+    };
+    let named = insecure.iter().filter(|name| !name.contains('/')).map(one);
+    named.chain([("docker.io".to_owned(), docker_hub())]).collect()
 }
 
 /// The registry that image names without a registry mean.

@@ -65,6 +65,13 @@ pub(super) fn argv(config: &ContainerConfig) -> Vec<String> {
     [&config.entrypoint, &config.cmd].into_iter().flatten().flatten().cloned().collect()
 }
 
+/// A command line as Docker shows it: arguments with blanks in quotes.
+pub(super) fn command(argv: &[String]) -> String {
+    let Some((program, arguments)) = argv.split_first() else { return String::new() };
+    let quoted = |argument: &String| if argument.contains(' ') { format!("'{argument}'") } else { argument.clone() };
+    [program.clone()].into_iter().chain(arguments.iter().map(quoted)).collect::<Vec<_>>().join(" ")
+}
+
 /// Whether a filter's `name` or `name=value` is among the labels.
 pub(super) fn has_label(labels: &HashMap<String, String>, wanted: &str) -> bool {
     match wanted.split_once('=') {
@@ -157,6 +164,14 @@ fn human(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_line_is_shown_with_quotes() {
+        let shown = |argv: &[&str]| command(&argv.iter().map(|&a| a.to_owned()).collect::<Vec<_>>());
+        assert_eq!(shown(&["sh", "-c", "exit 3"]), "sh -c 'exit 3'");
+        assert_eq!(shown(&["/a b", "c"]), "/a b c");
+        assert_eq!(shown(&[]), "");
+    }
 
     #[test]
     fn what_was_not_asked_for_has_dockers_default() {
