@@ -32,6 +32,10 @@ def is_data(t):
     return issubclass(t, vs.DataObject) and t.__name__ != "vmodl.DynamicData"
 
 
+# On the wire a fault that is not thrown stands in a LocalizedMethodFault.  pyvmomi wraps and unwraps it by itself, and names
+# the inner type only.
+FAULT, WRAPPED = find("MethodFault"), find("LocalizedMethodFault")
+
 ask = json.load(sys.stdin)
 data, enums, todo = {}, {}, [find(n) for n in ask["types"]]
 
@@ -74,10 +78,12 @@ while todo:
     todo.append(t.__mro__[1])
 
 
-def field(p):
+def field(p, owner=None):
     t, array = p.type, False
     if isinstance(t, type) and issubclass(t, list):
         t, array = t.Item, True
+    if t is FAULT and owner is not WRAPPED:
+        t = WRAPPED
     out = {"name": p.name, "array": array, "optional": bool(p.flags & vs.F_OPTIONAL)}
     if t is object:
         out.update(kind="any", type="anyType")
@@ -106,7 +112,7 @@ class Result:
 
 def own(t):
     inherited = {p.name for p in t.__mro__[1]._GetPropertyList()} if hasattr(t.__mro__[1], "_GetPropertyList") else set()
-    return [field(p) for p in t._GetPropertyList() if p.name not in inherited]
+    return [field(p, t) for p in t._GetPropertyList() if p.name not in inherited]
 
 
 def base(t):

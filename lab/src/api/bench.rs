@@ -105,9 +105,8 @@ impl Bench {
         match info.state {
             TaskInfoState::Success => Ok(info.result.and_then(|r| Moref::decode(r.element()).ok())),
             _ => {
-                let detail = info.error.unwrap();
-                let message = detail.msg.clone().unwrap_or_default();
-                Err(Fault { detail, message })
+                let error = info.error.unwrap();
+                Err(Fault { detail: *error.fault, message: error.localized_message.unwrap_or_default() })
             }
         }
     }

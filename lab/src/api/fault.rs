@@ -145,11 +145,7 @@ pub(super) fn system(error: &Error) -> Fault {
 }
 
 /// A fault as it stands inside a data object: vim25 wraps it, with its message, where it is not thrown.
-pub(super) fn localized(name: &str, fault: &Fault) -> Element {
-    let wrapped = LocalizedMethodFault {
-        fault: Box::new(fault.detail.clone()),
-        localized_message: Some(fault.message.clone()),
-        ..LocalizedMethodFault::default()
-    };
-    wrapped.encode(name)
+pub(super) fn localized(fault: Fault) -> LocalizedMethodFault {
+    let (fault, localized_message) = (Box::new(fault.detail), Some(fault.message));
+    LocalizedMethodFault { fault, localized_message, ..LocalizedMethodFault::default() }
 }

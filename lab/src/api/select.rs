@@ -12,8 +12,8 @@ use vim25_types::xml::Element;
 use vim25_types::{AnySelectionSpec, ManagedObjectReference as Moref, PropertyFilterSpec, TraversalSpec, Value};
 
 use super::dispatch::Cx;
+use super::fault;
 use super::session::Session;
-use super::{fault, task};
 use crate::lab::Lab;
 use crate::world::{Singletons, World};
 
@@ -85,7 +85,7 @@ impl Scope<'_> {
             return self.world.property(entry, name);
         }
         match (kind, name) {
-            ("Task", "info") => self.world.task(&object.value).map(|t| task::info(name, t)).into_iter().collect(),
+            ("Task", "info") => self.world.task(&object.value).map(|t| t.encode(name)).into_iter().collect(),
             ("SessionManager", "currentSession") => self.session.iter().map(|s| s.show().encode(name)).collect(),
             ("SessionManager", "sessionList") => self.lab.sessions().list().iter().map(|s| s.encode(name)).collect(),
             ("SessionManager", "defaultLocale") => vec![Element::with_text(name, "en")],

@@ -1,9 +1,8 @@
 //! Tasks: work that goes on after its call was answered.
 
 use vim25_types::soap::Fault;
-use vim25_types::xml::Element;
 use vim25_types::{
-    AnyValue, LocalizableMessage, ManagedObjectReference as Moref, TaskInfo, TaskInfoState, TaskReasonUser, Value,
+    AnyValue, LocalizableMessage, ManagedObjectReference as Moref, TaskInfo, TaskInfoState, TaskReasonUser,
 };
 
 use super::dispatch::Cx;
@@ -12,22 +11,6 @@ use crate::world::{Entry, now};
 
 /// What a task's work ends with.
 pub(super) type Outcome = Result<Option<AnyValue>, Fault>;
-
-/// The element of a task's `info`.
-pub(super) fn info(name: &str, task: &TaskInfo) -> Element {
-    let mut shown = task.clone();
-    let error = shown.error.take();
-    let mut element = shown.encode(name);
-    if let Some(error) = error {
-        let message = error.msg.clone().unwrap_or_default();
-        // The schema's place of the error is right after `cancelable`.
-        let at = element.children.iter().position(|c| c.name == "cancelable").map_or(0, |i| i + 1);
-        let mut detail = error;
-        detail.msg = None;
-        element.children.insert(at, fault::localized("error", &Fault { detail, message }));
-    }
-    element
-}
 
 impl Cx {
     /// Starts a task named `operation` (`vim25` description id) on `object`.  Tasks on one VM exclude each other; a folder
@@ -81,10 +64,7 @@ impl Cx {
                     }
                     Err(fault) => {
                         task.state = TaskInfoState::Error;
-                        let mut detail = fault.detail;
-                        // Kept here until it is shown: a task's error carries its message beside it.
-                        detail.msg = Some(fault.message);
-                        task.error = Some(detail);
+                        task.error = Some(fault::localized(fault));
                     }
                 }
             });

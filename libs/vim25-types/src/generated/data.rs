@@ -597,7 +597,7 @@ pub struct ClusterNotAttemptedVmInfo {
     /// `vm`
     pub vm: ManagedObjectReference,
     /// `fault`
-    pub fault: AnyMethodFault,
+    pub fault: LocalizedMethodFault,
 }
 impl Data for ClusterNotAttemptedVmInfo {
     const TYPE: &'static str = "ClusterNotAttemptedVmInfo";
@@ -3935,7 +3935,7 @@ pub struct MethodFault {
     /// `msg`
     pub msg: Option<String>,
     /// `faultCause`
-    pub fault_cause: Option<Box<AnyMethodFault>>,
+    pub fault_cause: Option<Box<LocalizedMethodFault>>,
     /// `faultMessage`
     pub fault_message: Vec<LocalizableMessage>,
 }
@@ -4006,7 +4006,7 @@ pub struct MissingObject {
     /// `obj`
     pub obj: ManagedObjectReference,
     /// `fault`
-    pub fault: AnyMethodFault,
+    pub fault: LocalizedMethodFault,
 }
 impl Data for MissingObject {
     const TYPE: &'static str = "MissingObject";
@@ -4025,7 +4025,7 @@ pub struct MissingProperty {
     /// `path`
     pub path: String,
     /// `fault`
-    pub fault: AnyMethodFault,
+    pub fault: LocalizedMethodFault,
 }
 impl Data for MissingProperty {
     const TYPE: &'static str = "MissingProperty";
@@ -4174,7 +4174,7 @@ pub struct NoCompatibleHost {
     /// `host`
     pub host: Vec<ManagedObjectReference>,
     /// `error`
-    pub error: Vec<AnyMethodFault>,
+    pub error: Vec<LocalizedMethodFault>,
 }
 inherit!(NoCompatibleHost: VimFault);
 impl Data for NoCompatibleHost {
@@ -5476,7 +5476,7 @@ pub struct TaskInfo {
     /// `cancelable`
     pub cancelable: bool,
     /// `error`
-    pub error: Option<AnyMethodFault>,
+    pub error: Option<LocalizedMethodFault>,
     /// `result`
     pub result: Option<AnyValue>,
     /// `progress`
@@ -5727,7 +5727,7 @@ pub struct UnexpectedFault {
     /// `faultName`
     pub fault_name: String,
     /// `fault`
-    pub fault: Option<Box<AnyMethodFault>>,
+    pub fault: Option<Box<LocalizedMethodFault>>,
 }
 inherit!(UnexpectedFault: RuntimeFault);
 impl Data for UnexpectedFault {

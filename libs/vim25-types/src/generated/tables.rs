@@ -340,7 +340,7 @@ pub(crate) static TYPES: &[TypeDesc] = &[
         base: "",
         fields: &[
             FieldDesc { name: "vm", ty: "VirtualMachine", kind: Kind::Ref, array: false, optional: false },
-            FieldDesc { name: "fault", ty: "MethodFault", kind: Kind::Data, array: false, optional: false },
+            FieldDesc { name: "fault", ty: "LocalizedMethodFault", kind: Kind::Data, array: false, optional: false },
         ],
     },
     TypeDesc {
@@ -2301,7 +2301,13 @@ pub(crate) static TYPES: &[TypeDesc] = &[
         base: "",
         fields: &[
             FieldDesc { name: "msg", ty: "string", kind: Kind::Xsd, array: false, optional: true },
-            FieldDesc { name: "faultCause", ty: "MethodFault", kind: Kind::Data, array: false, optional: true },
+            FieldDesc {
+                name: "faultCause",
+                ty: "LocalizedMethodFault",
+                kind: Kind::Data,
+                array: false,
+                optional: true,
+            },
             FieldDesc { name: "faultMessage", ty: "LocalizableMessage", kind: Kind::Data, array: true, optional: true },
         ],
     },
@@ -2319,7 +2325,7 @@ pub(crate) static TYPES: &[TypeDesc] = &[
         base: "",
         fields: &[
             FieldDesc { name: "obj", ty: "ManagedObject", kind: Kind::Ref, array: false, optional: false },
-            FieldDesc { name: "fault", ty: "MethodFault", kind: Kind::Data, array: false, optional: false },
+            FieldDesc { name: "fault", ty: "LocalizedMethodFault", kind: Kind::Data, array: false, optional: false },
         ],
     },
     TypeDesc {
@@ -2327,7 +2333,7 @@ pub(crate) static TYPES: &[TypeDesc] = &[
         base: "",
         fields: &[
             FieldDesc { name: "path", ty: "string", kind: Kind::Xsd, array: false, optional: false },
-            FieldDesc { name: "fault", ty: "MethodFault", kind: Kind::Data, array: false, optional: false },
+            FieldDesc { name: "fault", ty: "LocalizedMethodFault", kind: Kind::Data, array: false, optional: false },
         ],
     },
     TypeDesc {
@@ -2394,7 +2400,7 @@ pub(crate) static TYPES: &[TypeDesc] = &[
         base: "VimFault",
         fields: &[
             FieldDesc { name: "host", ty: "HostSystem", kind: Kind::Ref, array: true, optional: true },
-            FieldDesc { name: "error", ty: "MethodFault", kind: Kind::Data, array: true, optional: true },
+            FieldDesc { name: "error", ty: "LocalizedMethodFault", kind: Kind::Data, array: true, optional: true },
         ],
     },
     TypeDesc {
@@ -3001,7 +3007,7 @@ pub(crate) static TYPES: &[TypeDesc] = &[
             FieldDesc { name: "state", ty: "TaskInfoState", kind: Kind::Enum, array: false, optional: false },
             FieldDesc { name: "cancelled", ty: "boolean", kind: Kind::Xsd, array: false, optional: false },
             FieldDesc { name: "cancelable", ty: "boolean", kind: Kind::Xsd, array: false, optional: false },
-            FieldDesc { name: "error", ty: "MethodFault", kind: Kind::Data, array: false, optional: true },
+            FieldDesc { name: "error", ty: "LocalizedMethodFault", kind: Kind::Data, array: false, optional: true },
             FieldDesc { name: "result", ty: "anyType", kind: Kind::Any, array: false, optional: true },
             FieldDesc { name: "progress", ty: "int", kind: Kind::Xsd, array: false, optional: true },
             FieldDesc { name: "progressDetails", ty: "KeyAnyValue", kind: Kind::Data, array: true, optional: true },
@@ -3070,7 +3076,7 @@ pub(crate) static TYPES: &[TypeDesc] = &[
         base: "RuntimeFault",
         fields: &[
             FieldDesc { name: "faultName", ty: "string", kind: Kind::Xsd, array: false, optional: false },
-            FieldDesc { name: "fault", ty: "MethodFault", kind: Kind::Data, array: false, optional: true },
+            FieldDesc { name: "fault", ty: "LocalizedMethodFault", kind: Kind::Data, array: false, optional: true },
         ],
     },
     TypeDesc {
