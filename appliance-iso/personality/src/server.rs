@@ -5,9 +5,10 @@ use std::{convert::Infallible, io, sync::Arc, time::Duration};
 use axum::{body::Body, http::Request};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::net::sockopt;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, UnixListener},
+    net::{TcpListener, TcpStream, UnixListener},
     sync::Semaphore,
     time::{sleep, timeout},
 };
@@ -17,6 +18,11 @@ use crate::api::App;
 
 /// Pause after the system refused to accept (out of file descriptors): the state lasts, so a tight loop would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A client that was silent for so long is asked whether it is there, and again each time as long after.
+const ALIVE_AFTER: Duration = Duration::from_secs(15);
+/// So often; then its connection is over.
+const ALIVE_PROBES: u32 = 3;
 
 /// What one client, and all together, may take.
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +62,7 @@ pub async fn serve_tcp(listener: TcpListener, tls: Option<TlsAcceptor>, app: App
             }
         };
         let _ = stream.set_nodelay(true);
+        let _ = keep_alive(&stream);
         let (tls, app) = (tls.clone(), app.clone());
         tokio::spawn(async move {
             match tls {
@@ -70,6 +77,16 @@ pub async fn serve_tcp(listener: TcpListener, tls: Option<TlsAcceptor>, app: App
             drop(slot);
         });
     }
+}
+
+/// A client may vanish without a word while nothing is said to it either (`docker wait`, `logs -f`, attach): unasked, it would keep
+/// its slot until the container ends.
+fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    sockopt::set_tcp_keepidle(stream, ALIVE_AFTER)?;
+    sockopt::set_tcp_keepintvl(stream, ALIVE_AFTER)?;
+    sockopt::set_tcp_keepcnt(stream, ALIVE_PROBES)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    Ok(())
 }
 
 /// Serves the API on a local socket, plain.
@@ -97,4 +114,21 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, app
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades()
         .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_has_vanished_is_noticed_within_a_minute() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        keep_alive(&stream).unwrap();
+        assert!(sockopt::socket_keepalive(&stream).unwrap());
+        let (idle, between) = (sockopt::tcp_keepidle(&stream).unwrap(), sockopt::tcp_keepintvl(&stream).unwrap());
+        assert_eq!((idle, between), (Duration::from_secs(15), Duration::from_secs(15)));
+        assert_eq!(idle + between * sockopt::tcp_keepcnt(&stream).unwrap(), Duration::from_secs(60));
+    }
 }

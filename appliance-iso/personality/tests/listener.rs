@@ -172,3 +172,28 @@ async fn a_head_without_end_is_refused() {
     let _ = timeout(LONG, greedy.read_to_end(&mut text)).await.expect("a greedy client was not refused");
     assert!(text.is_empty() || text.starts_with(b"HTTP/1.1 4"), "{}", String::from_utf8_lossy(&text));
 }
+
+#[tokio::test]
+async fn a_silent_client_is_asked_whether_it_is_there() {
+    let address = serve(ApiTls::None, "", Limits::default()).await;
+    let mut client = TcpStream::connect(address).await.unwrap();
+    client.write_all(b"GET /_ping HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let mut answer = [0; 12];
+    timeout(LONG, client.read_exact(&mut answer)).await.expect("the server did not answer").unwrap();
+    let hex = |address: SocketAddr| format!("0100007F:{:04X}", address.port());
+    let (server, client) = (hex(address), hex(client.local_addr().unwrap()));
+    let armed = async {
+        loop {
+            let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
+            let words = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+            let timer = words.filter(|w| w[1] == server && w[2] == client).map(|w| w[5].to_owned()).next().unwrap();
+            // The keepalive timer, and hundredths of a second until then; a moment ago there may have been another.
+            if let Some(left) = timer.strip_prefix("02:") {
+                return u32::from_str_radix(left, 16).unwrap();
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let left = timeout(LONG, armed).await.expect("nothing asks for the client");
+    assert!(left <= 1500, "{left}");
+}
