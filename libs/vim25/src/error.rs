@@ -104,6 +104,11 @@ impl Error {
             || matches!(self, Self::Http { status: 404, .. })
     }
 
+    /// Whether the session of the call has gone.
+    pub(crate) fn is_not_authenticated(&self) -> bool {
+        self.fault_name() == Some("NotAuthenticated")
+    }
+
     /// Whether the same call may succeed in a moment: the connection broke, or vSphere was busy.
     pub fn is_transient(&self) -> bool {
         match self {

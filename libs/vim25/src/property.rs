@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use vim25_types::soap::Fault;
 use vim25_types::{
-    AnySelectionSpec, AnyValue, ManagedObjectReference, ObjectContent, ObjectSpec, PropertyFilterSpec, PropertySpec,
-    RetrieveOptions, SelectionSpec, TraversalSpec, Value, methods,
+    AnyMethodFault, AnySelectionSpec, AnyValue, ManagedObjectReference, Method, MissingProperty, ObjectContent,
+    ObjectSpec, PropertyFilterSpec, PropertySpec, RetrieveOptions, RetrieveResult, SelectionSpec, TraversalSpec, Value,
+    methods,
 };
 
 use crate::{Error, Result, Session};
@@ -91,22 +93,55 @@ pub fn these(objects: &[ManagedObjectReference], specs: Vec<PropertySpec>) -> Pr
     PropertyFilterSpec { prop_set: specs, object_set: object_set.collect(), ..Default::default() }
 }
 
+fn missing(page: &RetrieveResult) -> impl Iterator<Item = &MissingProperty> {
+    page.objects.iter().flat_map(|object| &object.missing_set)
+}
+
+/// Fails if a property is missing because the session has gone: the collector may answer without one, and tell so of each property.
+/// Any other reason concerns that property alone, which is absent then.
+pub(crate) fn authenticated<'a, M: Method>(
+    method: &M,
+    missing: impl IntoIterator<Item = &'a MissingProperty>,
+) -> Result<()> {
+    let mut faults = missing.into_iter().map(|property| &property.fault);
+    match faults.find(|fault| matches!(*fault.fault, AnyMethodFault::NotAuthenticated(_))) {
+        None => Ok(()),
+        Some(fault) => {
+            let message = fault.localized_message.clone().unwrap_or_default();
+            let fault = Box::new(Fault { detail: (*fault.fault).clone(), message });
+            Err(Error::Fault { method: M::NAME.to_owned(), object: method.this().clone(), fault })
+        }
+    }
+}
+
 impl Session {
     /// Reads what a filter selects, page by page.
     ///
     /// # Errors
     /// Those of the call.
     pub async fn retrieve(&self, filter: PropertyFilterSpec) -> Result<Vec<Object>> {
+        self.whole(|| self.retrieve_once(&filter)).await
+    }
+
+    /// All pages or none: they are a session's own, and what one has begun another cannot go on with.
+    async fn retrieve_once(&self, filter: &PropertyFilterSpec) -> Result<Vec<Object>> {
         let this = self.content().property_collector.clone();
+        let deadline = self.options().deadline;
         let options = RetrieveOptions { max_objects: Some(PAGE) };
-        let first = methods::RetrievePropertiesEx { this: this.clone(), spec_set: vec![filter], options };
-        let mut page = self.call(&first).await?;
+        let first = methods::RetrievePropertiesEx { this: this.clone(), spec_set: vec![filter.clone()], options };
+        let mut page = self.once(&first, deadline).await?;
+        if let Some(page) = &page {
+            authenticated(&first, missing(page))?;
+        }
         let mut objects = Vec::new();
         while let Some(result) = page {
             objects.extend(result.objects.into_iter().map(Object::from));
             page = match result.token {
                 Some(token) if !token.is_empty() => {
-                    Some(self.call(&methods::ContinueRetrievePropertiesEx { this: this.clone(), token }).await?)
+                    let next = methods::ContinueRetrievePropertiesEx { this: this.clone(), token };
+                    let page = self.once(&next, deadline).await?;
+                    authenticated(&next, missing(&page))?;
+                    Some(page)
                 }
                 _ => None,
             };
@@ -146,17 +181,29 @@ impl Session {
         recursive: bool,
         wanted: &[&str],
     ) -> Result<Vec<Object>> {
+        // A view, too, is a session's own.
+        self.whole(|| self.contained_once(container, kind, recursive, wanted)).await
+    }
+
+    async fn contained_once(
+        &self,
+        container: &ManagedObjectReference,
+        kind: &str,
+        recursive: bool,
+        wanted: &[&str],
+    ) -> Result<Vec<Object>> {
         let this = self.content().view_manager.clone().ok_or_else(|| Error::Protocol {
             what: "RetrieveServiceContent".into(),
             reason: "no view manager".into(),
         })?;
         let type_ = vec![kind.to_owned()];
         let create = methods::CreateContainerView { this, container: container.clone(), type_, recursive };
-        let view = self.call(&create).await?;
+        let deadline = self.options().deadline;
+        let view = self.once(&create, deadline).await?;
         let steps = vec![step("view", "ContainerView", "view", &[])];
-        let found = self.retrieve(reachable(view.clone(), vec![paths(kind, wanted)], steps)).await;
+        let found = self.retrieve_once(&reachable(view.clone(), vec![paths(kind, wanted)], steps)).await;
         // A view that cannot be destroyed now ends with the session.
-        let _ = self.call(&methods::DestroyView { this: view }).await;
+        let _ = self.once(&methods::DestroyView { this: view }, deadline).await;
         found
     }
 }

@@ -151,16 +151,26 @@ impl Session {
     /// # Errors
     /// As [`Self::call`].
     pub async fn call_within<M: Method>(&self, method: &M, deadline: Duration) -> Result<M::Response> {
+        self.whole(|| self.once(method, deadline)).await
+    }
+
+    /// Does `work`; when that finds the session gone, logs in again and does it once more, from its beginning.
+    pub(crate) async fn whole<T, F: Future<Output = Result<T>>>(&self, work: impl Fn() -> F) -> Result<T> {
         let cookie = self.0.cookie();
-        match self.0.call_once(method, deadline).await {
-            Err(e) if e.fault_name() == Some("NotAuthenticated") => {
+        match work().await {
+            Err(e) if e.is_not_authenticated() => {
                 if !self.0.log_in_again(cookie).await? {
                     return Err(e);
                 }
-                self.0.call_once(method, deadline).await
+                work().await
             }
             other => other,
         }
+    }
+
+    /// Calls a method with the session as it is: part of what [`Self::whole`] does.
+    pub(crate) async fn once<M: Method>(&self, method: &M, deadline: Duration) -> Result<M::Response> {
+        self.0.call_once(method, deadline).await
     }
 
     /// The session's update loop for tasks and single objects, started at first use.

@@ -368,7 +368,12 @@ impl Loop {
             options: Some(options),
         };
         let hold = Duration::from_secs(HOLD_SECONDS.unsigned_abs().into()) + session.options().deadline;
-        let mut call = std::pin::pin!(session.call_within(&wait, hold));
+        let mut call = std::pin::pin!(session.whole(async || {
+            let set = session.once(&wait, hold).await?;
+            let objects = set.iter().flat_map(|set| &set.filter_set).flat_map(|update| &update.object_set);
+            property::authenticated(&wait, objects.flat_map(|object| &object.missing_set))?;
+            Ok(set)
+        }));
         let mut early = None;
         let answer = tokio::select! {
             answer = &mut call => answer,
