@@ -286,20 +286,27 @@ impl Inner {
         let request = soap::request(method);
         self.wire_log.write(number, &format!("{}-request", M::NAME), &request);
         let exchange = self.exchange(request);
-        let text = tokio::time::timeout(deadline, exchange)
+        let (text, cookie) = tokio::time::timeout(deadline, exchange)
             .await
             .map_err(|_| Error::Deadline { what: format!("{} on {}", M::NAME, method.this()), after: deadline })??;
         self.wire_log.write(number, &format!("{}-response", M::NAME), &text);
         let protocol = |reason: String| Error::Protocol { what: format!("{} on {}", M::NAME, method.this()), reason };
         match soap::open(&text).map_err(|e| protocol(e.to_string()))? {
-            Body::Call(el) => M::decode_response(&el).map_err(|e| protocol(e.to_string())),
+            Body::Call(el) => {
+                // Another answer's would pass for a login: a server that does not know the cookie may give a new one with its fault.
+                if matches!(M::NAME, methods::RetrieveServiceContent::NAME | methods::Login::NAME) && cookie.is_some() {
+                    *self.cookie.lock().unwrap_or_else(|e| e.into_inner()) = cookie;
+                }
+                M::decode_response(&el).map_err(|e| protocol(e.to_string()))
+            }
             Body::Fault(fault) => {
                 Err(Error::Fault { method: M::NAME.to_owned(), object: method.this().clone(), fault })
             }
         }
     }
 
-    async fn exchange(&self, envelope: String) -> Result<String> {
+    /// The answer, with the session cookie that it sets.
+    async fn exchange(&self, envelope: String) -> Result<(String, Option<String>)> {
         let mut url = self.options.target.clone();
         url.set_path("/sdk");
         let mut request = self
@@ -313,15 +320,13 @@ impl Inner {
         }
         let response = request.send().await.map_err(|e| self.http_error(e))?;
         let status = response.status().as_u16();
-        if let Some(cookie) = session_cookie(response.headers()) {
-            *self.cookie.lock().unwrap_or_else(|e| e.into_inner()) = Some(cookie);
-        }
+        let cookie = session_cookie(response.headers());
         let text = response.text().await.map_err(|e| self.http_error(e))?;
         // A fault comes with status 500 and an envelope.
         if status != 200 && !text.contains("Envelope") {
             return Err(Error::Http { url: url.to_string(), status });
         }
-        Ok(text)
+        Ok((text, cookie))
     }
 }
 

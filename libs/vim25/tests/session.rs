@@ -8,7 +8,8 @@ use secret::Secret;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use vim25::trust::Trust;
-use vim25::types::{ManagedObjectReference, Method, ServiceContent, UserSession, methods, soap};
+use vim25::types::soap::{self, Fault};
+use vim25::types::{ManagedObjectReference, Method, NotAuthenticated, ServiceContent, UserSession, methods};
 use vim25::{Credentials, Error, Options, Session};
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -22,6 +23,10 @@ struct Answer {
 impl Answer {
     fn of<M: Method>(result: &M::Response) -> Self {
         Self { text: soap::response::<M>(result), cookie: None }
+    }
+
+    fn fault(fault: &Fault) -> Self {
+        Self { text: soap::fault(fault), cookie: None }
     }
 
     /// A response as vSphere writes it, with this inside.
@@ -40,6 +45,10 @@ impl Answer {
         self.cookie = Some(cookie);
         self
     }
+}
+
+fn not_authenticated() -> Answer {
+    Answer::fault(&Fault::new(NotAuthenticated::default(), "The session is not authenticated."))
 }
 
 /// The property `name` is missing because of this fault.
@@ -219,4 +228,17 @@ async fn updates_without_a_session_are_not_taken_for_a_state() {
     assert_eq!(first.as_deref(), Some("one"));
     let waits = ["CreatePropertyCollector s1", "CreateFilter s1", "WaitForUpdatesEx s1", "Login s1"];
     assert_eq!(after_login(&calls)[..4], waits);
+}
+
+#[tokio::test]
+async fn a_cookie_that_comes_with_a_fault_is_no_login() {
+    let (session, calls) = session(|method, caller| match (method, caller) {
+        ("RetrievePropertiesEx", "s2") => Some(page(method, None, "vm-1", Ok("one"))),
+        ("RetrievePropertiesEx", _) => Some(not_authenticated().with_cookie("nobody")),
+        _ => None,
+    })
+    .await;
+    let read = session.read(&vm("vm-1"), &["name"]).await.unwrap();
+    assert_eq!(read.require::<String>("name").unwrap(), "one");
+    assert_eq!(after_login(&calls), ["RetrievePropertiesEx s1", "Login s1", "RetrievePropertiesEx s2"]);
 }
