@@ -93,8 +93,9 @@ fn exit_for(error: &Error) -> Exit {
         Error::Trust(_) => Exit::TrustOrLogin,
         Error::Deadline { .. } => Exit::Deadline,
         Error::Invalid(_) => Exit::Validation,
+        _ if error.is_refused_login() => Exit::TrustOrLogin,
         _ => match error.fault_name() {
-            Some("InvalidLogin" | "NotAuthenticated") => Exit::TrustOrLogin,
+            Some("NotAuthenticated") => Exit::TrustOrLogin,
             Some("NoPermission") => Exit::Permission,
             Some("ManagedObjectNotFound" | "NotFound" | "FileNotFound") => Exit::NotFound,
             Some("DuplicateName" | "AlreadyExists" | "ConcurrentAccess" | "TaskInProgress" | "ResourceInUse") => {
@@ -131,8 +132,8 @@ fn remedies(error: &Error) -> Vec<String> {
                 "check that {target} is the address of a vCenter or ESXi, and that this machine can reach it on that port"
             )]
         }
+        _ if error.is_refused_login() => one("check --user and --password; vCenter users are written user@domain"),
         _ => match error.fault_name() {
-            Some("InvalidLogin") => one("check --user and --password; vCenter users are written user@domain"),
             Some("NoPermission") => one("give the user the missing privilege, or use another user"),
             Some("NoDiskSpace") => one("free space on the datastore, or choose another with --image-store"),
             _ => Vec::new(),

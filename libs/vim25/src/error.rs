@@ -104,6 +104,12 @@ impl Error {
             || matches!(self, Self::Http { status: 404, .. })
     }
 
+    /// Whether vSphere does not take the account's password, or has locked the account: the fault is `InvalidLogin` or one derived
+    /// from it.  Every further try brings the account nearer to being locked, or keeps it so, for everybody who uses it.
+    pub fn is_refused_login(&self) -> bool {
+        matches!(self.fault_name(), Some("InvalidLogin" | "PasswordExpired" | "InvalidClientCertificate"))
+    }
+
     /// Whether the session of the call has gone.
     pub(crate) fn is_not_authenticated(&self) -> bool {
         self.fault_name() == Some("NotAuthenticated")

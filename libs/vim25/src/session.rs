@@ -2,9 +2,13 @@
 //!
 //! ```text
 //! connect -> logged in -> ... -> logged out
-//!                ^   | NotAuthenticated in a call
-//!                +---+ (login again, call again, once; not any more once it was logged out)
+//!              ^     | NotAuthenticated in a call
+//!              |     v
+//!              +- login again, call again, once -- InvalidLogin --> refused
 //! ```
+//! Neither one that was logged out nor one that was refused logs in again: vSphere locks an account after a few logins that fail,
+//! and every further one keeps it locked.
+//!
 //! Sessions are limited on a host, so whoever connects logs out on every path: [`Session::logout`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +18,7 @@ use std::time::Duration;
 use reqwest::header;
 use secret::Secret;
 use url::Url;
-use vim25_types::soap::{self, Body};
+use vim25_types::soap::{self, Body, Fault};
 use vim25_types::{ManagedObjectReference, Method, ServiceContent, methods};
 
 use crate::trust::{Trust, Verifier};
@@ -64,6 +68,8 @@ struct Inner {
     cookie: Mutex<Option<String>>,
     /// It was logged out: what still runs on it must not log in again.
     over: AtomicBool,
+    /// Why a login was refused: none of its calls tries another.
+    refused: OnceLock<Box<Fault>>,
     /// Held while logging in, so that many calls that find the session gone log in once.
     login: tokio::sync::Mutex<()>,
     wire_log: WireLog,
@@ -105,6 +111,7 @@ impl Session {
             content: ServiceContent::default(),
             cookie: Mutex::new(None),
             over: AtomicBool::new(false),
+            refused: OnceLock::new(),
             login: tokio::sync::Mutex::new(()),
             wire_log: WireLog::from_env(),
             watcher: OnceLock::new(),
@@ -204,6 +211,11 @@ impl Session {
         outcome
     }
 
+    /// Why vSphere has refused to let this session log in again; it is of no use any more.
+    pub fn refusal(&self) -> Option<Error> {
+        self.0.refusal()
+    }
+
     /// It was logged out.
     pub(crate) fn is_over(&self) -> bool {
         self.0.over.load(Ordering::SeqCst)
@@ -276,9 +288,22 @@ impl Inner {
             return Ok(false);
         }
         if self.cookie() == stale {
-            self.log_in().await?;
+            if let Some(refusal) = self.refusal() {
+                return Err(refusal);
+            }
+            self.log_in().await.inspect_err(|e| {
+                if let Some(fault) = e.fault().filter(|_| e.is_refused_login()) {
+                    let _ = self.refused.set(Box::new(fault.clone()));
+                }
+            })?;
         }
         Ok(true)
+    }
+
+    fn refusal(&self) -> Option<Error> {
+        let fault = self.refused.get()?.clone();
+        let object = self.content.session_manager.clone().unwrap_or_default();
+        Some(Error::Fault { method: methods::Login::NAME.to_owned(), object, fault })
     }
 
     async fn call_once<M: Method>(&self, method: &M, deadline: Duration) -> Result<M::Response> {

@@ -290,7 +290,9 @@ impl Loop {
                     for entry in self.entries.values_mut() {
                         entry.filter = None;
                     }
-                    let hopeless = session.is_over() || !e.is_transient() && !matches!(e, Error::Fault { .. });
+                    let hopeless = session.is_over()
+                        || e.is_refused_login()
+                        || !e.is_transient() && !matches!(e, Error::Fault { .. });
                     if hopeless || failures >= PATIENCE {
                         self.give_up(e);
                         failures = 0;

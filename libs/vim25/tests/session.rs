@@ -9,7 +9,9 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::{TcpListener, TcpStream};
 use vim25::trust::Trust;
 use vim25::types::soap::{self, Fault};
-use vim25::types::{ManagedObjectReference, Method, NotAuthenticated, ServiceContent, UserSession, methods};
+use vim25::types::{
+    InvalidLogin, ManagedObjectReference, Method, NotAuthenticated, ServiceContent, UserSession, methods,
+};
 use vim25::{Credentials, Error, Options, Session};
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -241,4 +243,36 @@ async fn a_cookie_that_comes_with_a_fault_is_no_login() {
     let read = session.read(&vm("vm-1"), &["name"]).await.unwrap();
     assert_eq!(read.require::<String>("name").unwrap(), "one");
     assert_eq!(after_login(&calls), ["RetrievePropertiesEx s1", "Login s1", "RetrievePropertiesEx s2"]);
+}
+
+#[tokio::test]
+async fn a_login_that_was_refused_is_not_tried_again_by_any_call_or_watch() {
+    let (session, calls) = session(|method, caller| match (method, caller) {
+        // The first one comes without a session.
+        ("Login", "s1") => Some(Answer::fault(&Fault::new(InvalidLogin::default(), "Cannot complete login."))),
+        ("RetrieveServiceContent" | "Login", _) => None,
+        _ => Some(not_authenticated()),
+    })
+    .await;
+    assert!(session.refusal().is_none());
+    let mut watch = session.watch(&vm("vm-1"), &["name"]).await.unwrap();
+    let (watched, read) = tokio::time::timeout(DEADLINE, async {
+        tokio::join!(
+            watch.next(),
+            futures_util::future::join_all(
+                (0..3).map(|_| async { session.read(&vm("vm-1"), &["name"]).await.unwrap_err() })
+            )
+        )
+    })
+    .await
+    .unwrap();
+    let told = watched.unwrap_err().to_string();
+    assert!(told.contains("InvalidLogin: Cannot complete login."), "{told}");
+    for error in read {
+        assert!(error.is_refused_login(), "{error}");
+    }
+    assert!(session.refusal().unwrap().is_refused_login());
+    assert!(session.read(&vm("vm-1"), &["name"]).await.unwrap_err().is_refused_login());
+    let logins = after_login(&calls).iter().filter(|call| call.starts_with("Login")).count();
+    assert_eq!(logins, 1, "{calls:?}");
 }

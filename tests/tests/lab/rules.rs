@@ -117,11 +117,20 @@ fn calls_fail_break_and_tarry_as_the_rules_say() {
         rule(&lab, &["--method", "CreateFolder", "--times", "1", "--expire-session"]);
         make_folder(&session, "after-expiry").await.unwrap();
         clear(&lab);
-        // And a login that fails then is told.
+        // What belongs to the session is made anew, too.
+        let root = session.content().root_folder.clone();
+        rule(&lab, &["--method", "RetrievePropertiesEx", "--times", "1", "--expire-session"]);
+        let found = session.contained(&root, "Datacenter", true, &["name"]).await.unwrap();
+        assert_eq!(found.len(), 1);
+        clear(&lab);
+        // And a login that is refused then is told; the session does not try another, whoever calls.
+        let refused = lab.stage.session().await;
         rule(&lab, &["--method", "CreateFolder", "--times", "1", "--expire-session"]);
         rule(&lab, &["--method", "Login", "--times", "1", "--fault", "InvalidLogin"]);
-        let failed = make_folder(&session, "never").await.unwrap_err();
-        assert_eq!(failed.fault_name(), Some("InvalidLogin"), "{failed}");
+        for name in ["never", "nor-now"] {
+            let failed = make_folder(&refused, name).await.unwrap_err();
+            assert_eq!(failed.fault_name(), Some("InvalidLogin"), "{failed}");
+        }
         clear(&lab);
         make_folder(&session, "in-the-end").await.unwrap();
 
