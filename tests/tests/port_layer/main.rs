@@ -11,4 +11,5 @@ mod ends;
 mod faults;
 mod interleavings;
 mod logs;
+mod reach;
 mod stage;
