@@ -229,7 +229,7 @@ async fn input_that_goes_on_by_another_call_is_taken_once() {
         let first = timeout(LIMIT, replies.message()).await.expect("a reply").unwrap().unwrap();
         let Some(attach_reply::What::Attached(attached)) = first.what else { panic!("{first:?}") };
         let begin = usize::try_from(attached.stdin_taken.expect("sessions are known")).unwrap();
-        for piece in bytes[begin..].chunks(7000) {
+        for piece in bytes[begin..].chunks(7000).take(5) {
             sender.send(input(piece)).await.unwrap();
         }
         if begin == bytes.len() {
@@ -253,7 +253,7 @@ async fn input_that_goes_on_by_another_call_is_taken_once() {
         }
     }
     assert!(seen == bytes, "{} of {} bytes", seen.len(), bytes.len());
-    assert!(calls > 2, "{calls}");
+    assert!(calls > 5, "{calls}");
     assert_eq!(cat.exit_code().await, 0);
 }
 
