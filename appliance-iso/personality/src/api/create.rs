@@ -124,6 +124,12 @@ fn read(body: &[u8]) -> Result<ContainerCreateBody, ApiError> {
     if body.get("MacAddress").and_then(Value::as_str).is_some_and(|mac| !mac.is_empty()) {
         return Err(not_supported("--mac-address"));
     }
+    let policy = body.pointer("/HostConfig/RestartPolicy/Name").and_then(Value::as_str).unwrap_or_default();
+    let known = ["no", "always", "on-failure", "unless-stopped"];
+    if !policy.is_empty() && !known.contains(&policy) {
+        let known = known.join(", ");
+        return Err(ApiError::Bad(format!("invalid restart policy: unknown policy '{policy}'; use one of {known}")));
+    }
     serde_json::from_value(body).map_err(invalid)
 }
 
@@ -450,6 +456,19 @@ mod tests {
 
     fn host(json: &str) -> HostConfig {
         serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn a_body_is_read_as_docker_reads_it() {
+        let body = read(br#"{"Cmd":"true","Entrypoint":["a","b"]}"#).unwrap();
+        assert_eq!((body.cmd, body.entrypoint), (Some(vec!["true".into()]), Some(vec!["a".into(), "b".into()])));
+        for (json, words) in [
+            (r#"{"MacAddress":"02:00:00:00:00:01"}"#, "--mac-address is not supported"),
+            (r#"{"HostConfig":{"RestartPolicy":{"Name":"bogus"}}}"#, "unknown policy 'bogus'; use one of no, always"),
+            ("[", "invalid JSON"),
+        ] {
+            assert!(read(json.as_bytes()).unwrap_err().to_string().contains(words), "{json}");
+        }
     }
 
     #[test]
