@@ -2,6 +2,7 @@
 
 use vch_config::{Document, KEY_CONFIG, Role, VchConfig};
 use vim25::datastore::DatastorePath;
+use vim25::property::Object;
 use vim25::types::{
     AnyVirtualDevice, AnyVirtualDeviceBackingInfo, ManagedObjectReference, OptionValue, VirtualEthernetCard,
 };
@@ -72,23 +73,29 @@ impl Site {
         };
         let pool = pool(&config.vsphere.pool);
         let vms = session.contained(&pool, "VirtualMachine", false, &["config.extraConfig"]).await?;
-        let mut endpoint = None;
-        for vm in vms {
-            let text = value(&vm.all("config.extraConfig")?, KEY_CONFIG);
-            if text.and_then(|t| VchConfig::from_text(&t).ok()).is_some_and(|c| c.id == config.id) {
-                endpoint = Some(vm.reference);
-            }
+        let is_ours = |vm: &&Object| {
+            let options = vm.all("config.extraConfig").unwrap_or_default();
+            let ours = value(&options, KEY_CONFIG).and_then(|text| VchConfig::from_text(&text).ok());
+            ours.is_some_and(|ours| ours.id == config.id)
+        };
+        let found: Vec<_> = vms.iter().filter(is_ours).map(|vm| vm.reference.clone()).collect();
+        if found.is_empty() {
+            return Err(SiteError::NoEndpoint { pool, vch: config.id.clone() });
         }
-        let endpoint = endpoint.ok_or_else(|| SiteError::NoEndpoint { pool: pool.clone(), vch: config.id.clone() })?;
         let interface = config.interfaces.iter().find(|i| i.roles.contains(&Role::Bridge));
         let mac = interface.map(|i| i.mac.clone()).unwrap_or_default();
-        let devices: Vec<AnyVirtualDevice> =
-            session.read(&endpoint, &["config.hardware.device"]).await?.all("config.hardware.device")?;
-        let card = devices
-            .iter()
-            .filter_map(card)
-            .find(|c| c.mac_address.as_ref().is_some_and(|m| m.eq_ignore_ascii_case(&mac)));
-        let bridge = card.and_then(|c| c.backing.clone()).map(unbound).ok_or(SiteError::NoBridge { mac })?;
+        let mut place = None;
+        // A clone has the configuration, too, and another card.
+        for vm in found {
+            let devices: Vec<AnyVirtualDevice> =
+                session.read(&vm, &["config.hardware.device"]).await?.all("config.hardware.device")?;
+            let mut cards = devices.iter().filter_map(card);
+            let bridge = cards.find(|c| c.mac_address.as_ref().is_some_and(|m| m.eq_ignore_ascii_case(&mac)));
+            if let Some(bridge) = bridge.and_then(|card| card.backing.clone()) {
+                place = Some((vm, unbound(bridge)));
+            }
+        }
+        let (endpoint, bridge) = place.ok_or(SiteError::NoBridge { mac })?;
         let datacenter = ManagedObjectReference::new("Datacenter", &config.vsphere.datacenter);
         let images = path("the image store", &config.storage.image_store)?;
         Ok(Self {

@@ -190,6 +190,17 @@ fn the_last_container_of_an_image_does_not_take_the_image_along() {
 }
 
 #[test]
+fn a_clone_of_the_endpoint_vm_is_not_taken_for_it() {
+    runtime().block_on(async {
+        let mut stage = Stage::up().await;
+        stage.copy_endpoint().await;
+        stage.engine = stage.another_engine().await;
+        stage.create("one", &["run"], "{}").await.unwrap();
+        in_time("rm", stage.engine.remove_container("one", false)).await.unwrap();
+    });
+}
+
+#[test]
 fn what_has_no_room_with_a_vm_is_refused() {
     runtime().block_on(async {
         let stage = Stage::up().await;

@@ -56,6 +56,29 @@ fn a_guest_that_an_admin_restarts_goes_on() {
 }
 
 #[test]
+fn a_start_that_fails_leaves_a_container_that_can_be_started() {
+    runtime().block_on(async {
+        let stage = Stage::up().await;
+        stage.create("one", &["run"], ALWAYS).await.unwrap();
+        stage.engine.start_container("one").await.unwrap();
+        in_time("stop", stage.engine.stop_container("one", None, None)).await.unwrap();
+        for restart in [false, true] {
+            stage.faults(&["add", "--method", "PowerOnVM_Task", "--times", "1", "--fault", "SystemError"]);
+            let failed = match restart {
+                false => in_time("start", stage.engine.start_container("one")).await,
+                true => in_time("restart", stage.engine.restart_container("one", None, None)).await,
+            };
+            failed.unwrap_err();
+            let phase = one(&stage.engine.table()).phase();
+            assert!(matches!(phase, Phase::Exited { .. }), "its policy takes no part: {phase:?}");
+        }
+        let started = in_time("start", stage.engine.start_container("one")).await.unwrap();
+        assert_eq!(started, port_layer::Outcome::Done);
+        stage.clean_up().await;
+    });
+}
+
+#[test]
 fn a_removal_that_fails_leaves_the_restart_policy_to_its_work() {
     runtime().block_on(async {
         let stage = Stage::up().await;

@@ -124,6 +124,20 @@ impl Stage {
         Ok(id)
     }
 
+    /// A VM with the endpoint VM's configuration, as a clone has it, and a card of its own or none.
+    pub(crate) async fn copy_endpoint(&self) {
+        let text = AnyValue::of(&self.config.to_text());
+        let config = VirtualMachineConfigSpec {
+            name: Some("copy".into()),
+            guest_id: Some("other3xLinux64Guest".into()),
+            files: Some(VirtualMachineFileInfo { vm_path_name: Some(format!("[{STORE}]")), ..Default::default() }),
+            extra_config: vec![OptionValue { key: KEY_CONFIG.into(), value: Some(text) }],
+            ..Default::default()
+        };
+        let create = methods::CreateChildVMTask { this: self.pool.clone(), config, host: None };
+        self.admin.run(&create).await.unwrap();
+    }
+
     /// The image's disk.
     pub(crate) fn image(&self) -> std::path::PathBuf {
         self.lab.folder().join("datastores").join(STORE).join("vch/images").join(DISK).join("disk.vmdk")

@@ -39,6 +39,7 @@ impl Engine {
             return Ok(Outcome::Already);
         }
         let outcome = self.power_on(&id, 0).await;
+        self.after_start(&id, &outcome).await;
         drop(held);
         // One whose guest has told of a failure goes as if it had run.
         if outcome.as_ref().is_err_and(|failure| !matches!(failure, Failure::NoProcess { .. })) {
@@ -49,6 +50,16 @@ impl Engine {
             }
         }
         outcome
+    }
+
+    /// A policy counts from a start on that has succeeded: after one that has not, the container is as if it was stopped.
+    async fn after_start(&self, id: &str, outcome: &Result<Outcome>) {
+        let failed = outcome.as_ref().is_err_and(|failure| !matches!(failure, Failure::NoProcess { .. }));
+        let container = self.table().find(id).ok().filter(|c| failed && !c.phase().is_alive()).cloned();
+        if let Some(container) = container {
+            // Where that fails, too, the policy goes on: the client has asked for a container that runs.
+            let _ = self.mark_stopped(&container).await;
+        }
     }
 
     /// Starts a container, by its policy for the time `count`, or by a client.
@@ -238,7 +249,9 @@ impl Engine {
             self.end(&id, signal, limit).await?;
             self.tell(&container, Change::Stop);
         }
-        let outcome = self.power_on(&id, 0).await?;
+        let outcome = self.power_on(&id, 0).await;
+        self.after_start(&id, &outcome).await;
+        let outcome = outcome?;
         self.tell(&container, Change::Restart);
         Ok(outcome)
     }
