@@ -67,7 +67,7 @@ impl<S: System, K: Keys, L: Links> Guest<S, K, L> {
         let (stops, mut asked) = mpsc::unbounded_channel();
         let mut channel = None;
         let (_, prepared) = tokio::join!(self.tell(&run), self.prepare(container));
-        match prepared.and_then(|()| process::start(&container.process, &place)) {
+        match prepared.and_then(|()| process::start(&container.process, &place, |_| ())) {
             Err(NoProcess { code, error }) => {
                 log::error!("{error}");
                 run.state = State::Failed { code, error };

@@ -66,8 +66,8 @@ pub(crate) struct Place {
     pub(crate) reaper: Reaper,
 }
 
-/// Starts a further process in `place`, where its working directory must be.
-pub(crate) fn start_further(process: &Process, place: &Place) -> Result<Started, NoProcess> {
+/// Starts a further process in `place`, where its working directory must be; `ready` makes its terminal ready before it runs.
+pub(crate) fn start_further(process: &Process, place: &Place, ready: impl FnOnce(&File)) -> Result<Started, NoProcess> {
     let refused = |error: String| NoProcess { code: 126, error };
     if !process.cwd.is_empty() && !process.cwd.starts_with('/') {
         return Err(refused("Cwd must be an absolute path".to_owned()));
@@ -78,12 +78,12 @@ pub(crate) fn start_further(process: &Process, place: &Place) -> Result<Started,
         return Err(refused(format!("chdir to cwd ({cwd:?}) set in config.json failed: no such file or directory")));
     }
     // 128 is the code of one of which nothing is known.
-    start(process, place)
+    start(process, place, ready)
         .map_err(|NoProcess { code, error }| NoProcess { code: if code == 128 { 126 } else { code }, error })
 }
 
-/// Starts `process` in `place`; its working directory is made.
-pub(crate) fn start(process: &Process, place: &Place) -> Result<Started, NoProcess> {
+/// Starts `process` in `place`; its working directory is made, and `ready` makes its terminal ready before it runs.
+pub(crate) fn start(process: &Process, place: &Place, ready: impl FnOnce(&File)) -> Result<Started, NoProcess> {
     let other = |error: String| NoProcess { code: 128, error };
     let Place { root, confinement, .. } = place;
     let text = |path: &str| {
@@ -106,6 +106,9 @@ pub(crate) fn start(process: &Process, place: &Place) -> Result<Started, NoProce
     let owner = (*confinement == Confinement::Full).then_some(identity.uid);
     let streams =
         connect(&mut command, process, place, owner).map_err(|e| other(format!("cannot make its streams: {e}")))?;
+    if let Some(terminal) = &streams.terminal {
+        ready(terminal);
+    }
     let enter = Enter::prepare(process, root, *confinement, identity).map_err(other)?;
     // SAFETY: between fork and exec it makes system calls only, on memory that was prepared before: no allocation, no lock.
     unsafe { command.pre_exec(move || enter.enter()) };

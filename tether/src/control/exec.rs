@@ -74,7 +74,7 @@ impl Execs {
         let ExecStart { id, args, env, cwd, user, tty, stdin, width, height } = wanted;
         let process = Process { args, env, cwd, user, tty, stdin, ..Process::default() };
         let (sender, replies) = mpsc::channel(WAITING);
-        let mut started = match process::start_further(&process, place) {
+        let mut started = match process::start_further(&process, place, |terminal| set_size(terminal, width, height)) {
             Ok(started) => started,
             Err(NoProcess { code, error }) => {
                 let _ = sender.try_send(reply(What::Failed(ExecFailed { code, error })));
@@ -83,9 +83,6 @@ impl Execs {
         };
         let pid = u32::try_from(started.pid.as_raw()).unwrap_or_default();
         let terminal = started.streams.terminal.take().map(Arc::new);
-        if let Some(terminal) = &terminal {
-            set_size(terminal, width, height);
-        }
         self.lock().by_id.insert(id.clone(), Exec { pid, code: None, output_bytes: None, terminal });
         let input = started.streams.input.take().map(input::into);
         // The queue is new: there is room.
