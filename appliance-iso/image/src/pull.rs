@@ -23,9 +23,9 @@ use crate::{Digest, Reference};
 /// Layers that are downloaded at a time.
 const AHEAD: usize = 3;
 /// Chunks of a layer that wait for their turn: this bounds the memory, whatever a layer's size.
-const WAITING: usize = 256;
-/// Longest chunk.
-const CHUNK: usize = 16 * 1024;
+const WAITING: usize = 64;
+/// Longest chunk: each is a thread's waking.
+const CHUNK: usize = 64 * 1024;
 /// Steps that wait for who listens.
 const STEPS: usize = 64;
 /// How often in a row a download may break without a byte.

@@ -255,7 +255,8 @@ impl Unpacker {
                     return Err(senseless(path, format!("the layer's files have more than {BYTES} bytes")));
                 }
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let file = rustix::fs::openat(parent, name, flags, private).map_err(made("making the file"))?;
+                let mode = attributes.mode & (Mode::RWXU | Mode::RWXG | Mode::RWXO);
+                let file = rustix::fs::openat(parent, name, flags, mode).map_err(made("making the file"))?;
                 let mut file = std::fs::File::from(file);
                 self.done.bytes += match sparse {
                     Some(sparse) => {
@@ -422,10 +423,17 @@ impl Attributes {
         rustix::fs::chownat(parent, name, Some(self.uid), Some(self.gid), AtFlags::SYMLINK_NOFOLLOW)
     }
 
-    /// Owner first: a change of owner takes the set-user-id bit away, and capabilities too.
+    /// Owner first: a change of owner takes the set-user-id bit away, and capabilities too.  What is so already is left alone: each
+    /// change is one in the file system's journal.
     fn give(&self, to: &impl AsFd, path: &Path) -> Result<()> {
-        rustix::fs::fchown(to, Some(self.uid), Some(self.gid)).map_err(|e| wrong(path, "its owner", e))?;
-        rustix::fs::fchmod(to, self.mode).map_err(|e| wrong(path, "its mode", e))?;
+        let made = rustix::fs::fstat(to).map_err(|e| wrong(path, "looking at it", e))?;
+        let owned = (made.st_uid, made.st_gid) == (self.uid.as_raw(), self.gid.as_raw());
+        if !owned {
+            rustix::fs::fchown(to, Some(self.uid), Some(self.gid)).map_err(|e| wrong(path, "its owner", e))?;
+        }
+        if !owned || Mode::from_raw_mode(made.st_mode) != self.mode {
+            rustix::fs::fchmod(to, self.mode).map_err(|e| wrong(path, "its mode", e))?;
+        }
         for (name, value) in &self.extended {
             match rustix::fs::fsetxattr(to, name.as_str(), value, XattrFlags::empty()) {
                 // What this kernel has no place for, the containers' has none for either.

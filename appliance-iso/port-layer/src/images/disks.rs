@@ -170,10 +170,11 @@ impl Datastore {
 
     /// Unmounts and detaches a disk; whether it was attached.
     async fn let_go(&self, name: &str) -> Result<bool, BackendError> {
-        device::release(name).await?;
         let path = self.disk(name);
         let mut found = false;
-        for disk in self.attached().await? {
+        let (released, attached) = tokio::join!(device::release(name), self.attached());
+        released?;
+        for disk in attached? {
             if disk_file(&disk).as_ref() == Some(&path) {
                 self.detach(disk).await?;
                 found = true;

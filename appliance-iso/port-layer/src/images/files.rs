@@ -1,7 +1,7 @@
 //! Files and folders on the datastore.
 
 use vim25::datastore::DatastorePath;
-use vim25::property::{Object, paths, these};
+use vim25::property::{Object, paths, reachable, step};
 use vim25::types::{HostDatastoreBrowserSearchResults, ManagedObjectReference, methods};
 use vim25::{Error, Result};
 
@@ -137,10 +137,10 @@ impl Site {
 
     /// Facts of a datastore, which may have been renamed, or moved to a folder, since the last time.
     async fn of_datastore(&self, name: &str, facts: &[&str]) -> Result<Object> {
-        let datastores: Vec<ManagedObjectReference> =
-            self.session.read(&self.datacenter, &["datastore"]).await?.all("datastore")?;
         let wanted = paths("Datastore", &[&["name"], facts].concat());
-        for datastore in self.session.retrieve(these(&datastores, vec![wanted])).await? {
+        let each = step("datastore", "Datacenter", "datastore", &[]);
+        let all = reachable(self.datacenter.clone(), vec![wanted], vec![each]);
+        for datastore in self.session.retrieve(all).await? {
             if datastore.get::<String>("name")?.as_deref() == Some(name) {
                 return Ok(datastore);
             }
