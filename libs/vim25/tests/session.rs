@@ -163,17 +163,22 @@ fn after_login(calls: &Calls) -> Vec<String> {
     calls.lock().unwrap().iter().skip(2).map(|(method, caller)| format!("{method} {caller}")).collect()
 }
 
-#[tokio::test]
-async fn properties_that_are_missing_for_want_of_a_session_are_read_again_in_another() {
-    let (session, calls) = session(|method, caller| match (method, caller) {
-        ("RetrievePropertiesEx", "s1") => Some(page(method, None, "vm-1", Err("NotAuthenticated"))),
-        ("RetrievePropertiesEx", _) => Some(page(method, None, "vm-1", Ok("one"))),
+/// A read whose first answer is `refused` logs in and reads once more.
+async fn is_read_in_another_session(refused: impl Fn() -> Answer + Send + Sync + 'static) {
+    let (session, calls) = session(move |method, caller| match (method, caller) {
+        ("RetrievePropertiesEx", "s2") => Some(page(method, None, "vm-1", Ok("one"))),
+        ("RetrievePropertiesEx", _) => Some(refused()),
         _ => None,
     })
     .await;
     let read = session.read(&vm("vm-1"), &["name"]).await.unwrap();
     assert_eq!(read.require::<String>("name").unwrap(), "one");
     assert_eq!(after_login(&calls), ["RetrievePropertiesEx s1", "Login s1", "RetrievePropertiesEx s2"]);
+}
+
+#[tokio::test]
+async fn properties_that_are_missing_for_want_of_a_session_are_read_again_in_another() {
+    is_read_in_another_session(|| page("RetrievePropertiesEx", None, "vm-1", Err("NotAuthenticated"))).await;
 }
 
 #[tokio::test]
@@ -234,15 +239,7 @@ async fn updates_without_a_session_are_not_taken_for_a_state() {
 
 #[tokio::test]
 async fn a_cookie_that_comes_with_a_fault_is_no_login() {
-    let (session, calls) = session(|method, caller| match (method, caller) {
-        ("RetrievePropertiesEx", "s2") => Some(page(method, None, "vm-1", Ok("one"))),
-        ("RetrievePropertiesEx", _) => Some(not_authenticated().with_cookie("nobody")),
-        _ => None,
-    })
-    .await;
-    let read = session.read(&vm("vm-1"), &["name"]).await.unwrap();
-    assert_eq!(read.require::<String>("name").unwrap(), "one");
-    assert_eq!(after_login(&calls), ["RetrievePropertiesEx s1", "Login s1", "RetrievePropertiesEx s2"]);
+    is_read_in_another_session(|| not_authenticated().with_cookie("nobody")).await;
 }
 
 #[tokio::test]
