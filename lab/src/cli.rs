@@ -112,7 +112,7 @@ enum Drop {
 #[derive(Debug, Subcommand)]
 enum Faults {
     /// Add a rule.
-    Add(AddFault),
+    Add(Box<AddFault>),
     /// List the rules and how often each has matched.
     List,
     /// Remove a rule, or all.
@@ -126,7 +126,7 @@ enum Faults {
 // Not `#[group]`: that would take in every option of the struct.
 #[command(group(
     clap::ArgGroup::new("effect").required(true).args([
-        "fault", "drop", "expire_session", "delay", "kill_vm", "restart", "fill_datastore", "preset",
+        "fault", "drop", "expire_session", "delay", "kill_vm", "question", "restart", "fill_datastore", "preset",
     ])
 ))]
 struct AddFault {
@@ -147,7 +147,7 @@ struct AddFault {
     fault: Option<String>,
     /// The call succeeds, and its task fails.
     // `requires` alone is waived where its option is shut out by another effect.
-    #[arg(long, requires = "fault", conflicts_with_all = ["drop", "expire_session", "delay", "kill_vm", "restart", "fill_datastore", "preset"])]
+    #[arg(long, requires = "fault", conflicts_with_all = ["drop", "expire_session", "delay", "kill_vm", "question", "restart", "fill_datastore", "preset"])]
     in_task: bool,
     /// Close the connection before or after the effect.
     #[arg(long, value_enum)]
@@ -159,11 +159,14 @@ struct AddFault {
     #[arg(long, value_name = "MILLISECONDS")]
     delay: Option<u64>,
     /// And up to this many milliseconds more.
-    #[arg(long, requires = "delay", default_value_t = 0, value_name = "MILLISECONDS", conflicts_with_all = ["fault", "drop", "expire_session", "kill_vm", "restart", "fill_datastore", "preset"])]
+    #[arg(long, requires = "delay", default_value_t = 0, value_name = "MILLISECONDS", conflicts_with_all = ["fault", "drop", "expire_session", "kill_vm", "question", "restart", "fill_datastore", "preset"])]
     jitter: u64,
     /// Kill the QEMU process of this VM.
     #[arg(long, value_name = "VM")]
     kill_vm: Option<String>,
+    /// The VM that is called asks this, `msg.id:TEXT`; a power-on waits for the answer.
+    #[arg(long, value_name = "TEXT")]
+    question: Option<String>,
     /// Start the lab's daemon anew: connections, sessions and rules are gone, VMs and the inventory are not.
     #[arg(long)]
     restart: bool,
@@ -186,6 +189,8 @@ impl AddFault {
             Effect::Delay { milliseconds, jitter: self.jitter }
         } else if let Some(vm) = self.kill_vm {
             Effect::KillVm { vm }
+        } else if let Some(question) = self.question {
+            Effect::Ask { question }
         } else if self.restart {
             Effect::Restart
         } else if let Some(datastore) = self.fill_datastore {
@@ -427,9 +432,15 @@ mod tests {
         };
         assert_eq!((rule.method.as_str(), rule.object.as_str(), rule.skip, rule.times), ("Login", "x*", 2, Some(2)));
         assert_eq!(rule.effect, Effect::Delay { milliseconds: 5, jitter: 1 });
-        for right in
-            ["--drop after", "--expire-session", "--kill-vm a", "--restart", "--fill-datastore a", "--preset vcenter"]
-        {
+        for right in [
+            "--drop after",
+            "--expire-session",
+            "--kill-vm a",
+            "--question a",
+            "--restart",
+            "--fill-datastore a",
+            "--preset vcenter",
+        ] {
             parse(&format!("vic-lab faults add {right}")).unwrap();
         }
         for wrong in ["--method Login", "--drop after --delay 3", "--in-task --drop after", "--jitter 3 --drop after"] {

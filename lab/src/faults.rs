@@ -27,6 +27,11 @@ pub(crate) enum Effect {
     DropAfter,
     /// The caller's session ends before the call is looked at.
     ExpireSession,
+    /// The VM that is called asks this, and its call waits for the answer if it is a power-on.
+    Ask {
+        /// What it asks, `msg.id:text` as vSphere has it.
+        question: String,
+    },
     /// The answer comes later.
     Delay {
         /// At least this many milliseconds.

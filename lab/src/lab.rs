@@ -237,6 +237,9 @@ impl Host for Link {
             known.address.clone_from(&state.address);
             known.booted = state.booted;
             let is_on = known.is_on();
+            if was_on && !is_on {
+                known.question = None;
+            }
             if was_on && !is_on && !known.volatile.is_empty() {
                 w.vm_mut(vm).map(VmObject::forget_volatile);
             }

@@ -8,6 +8,7 @@ vCenter and on the ESXi shape; what only one has is skipped on the other with it
 import os
 import ssl
 import threading
+import time
 import unittest
 import urllib.error
 import urllib.parse
@@ -280,6 +281,27 @@ class VirtualMachine(LabCase):
     @staticmethod
     def disks(vm):
         return [d for d in vm.config.hardware.device if isinstance(d, vim.vm.device.VirtualDisk)]
+
+    def test_a_vm_that_asks_waits_for_the_answer(self):
+        vm = self.create_vm("curious")
+        for label, ended in [("Cancel", "error"), ("Retry", "success")]:
+            task = vm.PowerOnVM_Task()
+            deadline = time.monotonic() + 30
+            while vm.runtime.question is None:
+                self.assertLess(time.monotonic(), deadline, "it does not ask")
+            question = vm.runtime.question
+            self.assertEqual((question.text, question.message[0].id), ("msg.test:Go on?", "msg.test"))
+            self.assertEqual(question.choice.choiceInfo[question.choice.defaultIndex].label, "Retry")
+            with self.assertRaises(vim.fault.QuestionPending) as refused:
+                WaitForTask(vm.PowerOffVM_Task())
+            self.assertEqual(refused.exception.text, question.text)
+            (key,) = [choice.key for choice in question.choice.choiceInfo if choice.label == label]
+            vm.AnswerVM(question.id, key)
+            self.assertRaises(vim.fault.ConcurrentAccess, vm.AnswerVM, question.id, key)
+            WaitForTask(task, raiseOnError=False)
+            self.assertEqual(task.info.state, ended)
+            self.assertIsNone(vm.runtime.question)
+        self.assertEqual(vm.runtime.powerState, "poweredOn")
 
     def test_device_rules(self):
         vm = self.create_vm("rules", [controller(), disk(), nic(self.network("VM Network"))])

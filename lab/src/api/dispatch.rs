@@ -14,7 +14,8 @@ use vim25_types::{ManagedObjectReference as Moref, Method, Value, methods as m};
 
 use super::session::Session;
 use super::{
-    access, collector, datastore, disk, fault, host, inventory, managers, search, session, ticket, vm, vm_power,
+    access, collector, datastore, disk, fault, host, inventory, managers, question, search, session, ticket, vm,
+    vm_power,
 };
 use crate::faults::Effect;
 use crate::lab::Lab;
@@ -52,6 +53,8 @@ pub(crate) struct Cx {
     cookie: Arc<Mutex<Option<String>>>,
     /// The fault that a rule wants the call's task to end with.
     pub(super) task_fault: Option<Fault>,
+    /// What a rule wants the VM to ask before it is powered on.
+    pub(super) question: Option<String>,
 }
 
 impl Cx {
@@ -112,7 +115,7 @@ pub(super) async fn answer(
     if !verdict.delay.is_zero() {
         tokio::time::sleep(verdict.delay).await;
     }
-    let mut task_fault = None;
+    let (mut task_fault, mut asked) = (None, None);
     let mut drop_after = false;
     match verdict.effect {
         Some(Effect::Fault { fault, in_task: true }) => task_fault = Some(fault::named(&fault)),
@@ -129,6 +132,8 @@ pub(super) async fn answer(
             return Reply::Dropped;
         }
         Some(Effect::KillVm { vm }) => vm::kill(&lab, &vm),
+        Some(Effect::Ask { question }) if call.name == "PowerOnVM_Task" => asked = Some(question),
+        Some(Effect::Ask { question }) => question::ask(&lab, &this, &question).await,
         Some(Effect::Delay { .. } | Effect::FillDatastore { .. }) | None => {}
     }
 
@@ -142,7 +147,8 @@ pub(super) async fn answer(
     if call.name == "Login" && !lab.sessions().has_room() {
         return Reply::TooManySessions;
     }
-    let cx = Cx { lab, session, peer, at, agent, method: call.name.clone(), cookie: Arc::default(), task_fault };
+    let (method, cookie) = (call.name.clone(), Arc::default());
+    let cx = Cx { lab, session, peer, at, agent, method, cookie, task_fault, question: asked };
     if let Err(fault) = check_object(&cx, &this, &call) {
         return failed(&fault);
     }
@@ -273,6 +279,7 @@ async fn call_method(cx: &Cx, this: Moref, call: &Element) -> Result<String, Fau
         RelocateVMTask => vm::relocate,
         CreateSnapshotTask => vm::create_snapshot,
         RemoveAllSnapshotsTask => vm::remove_all_snapshots,
+        AnswerVM => question::answer,
         PowerOnVMTask => vm_power::power_on,
         PowerOffVMTask => vm_power::power_off,
         ResetVMTask => vm_power::reset,

@@ -3,11 +3,11 @@
 use vim25_types::soap::Fault;
 use vim25_types::xml::Element;
 use vim25_types::{
-    AlreadyExists, AnyMethodFault, DuplicateName, FileAlreadyExists, FileFault, FileLocked, FileNotFound,
-    InvalidArgument, InvalidDatastorePath, InvalidDeviceSpec, InvalidName, InvalidPowerState, InvalidProperty,
-    InvalidRequest, InvalidState, LocalizedMethodFault, ManagedObjectNotFound, ManagedObjectReference as Moref,
-    NoDiskSpace, NoPermission, NotAuthenticated, NotFound, NotSupported, ResourceInUse, SystemError, TaskInProgress,
-    Value, VirtualMachinePowerState,
+    AlreadyExists, AnyMethodFault, ConcurrentAccess, DuplicateName, FileAlreadyExists, FileFault, FileLocked,
+    FileNotFound, GenericVmConfigFault, InvalidArgument, InvalidDatastorePath, InvalidDeviceSpec, InvalidName,
+    InvalidPowerState, InvalidProperty, InvalidRequest, InvalidState, LocalizedMethodFault, ManagedObjectNotFound,
+    ManagedObjectReference as Moref, NoDiskSpace, NoPermission, NotAuthenticated, NotFound, NotSupported,
+    QuestionPending, ResourceInUse, SystemError, TaskInProgress, Value, VirtualMachinePowerState,
 };
 
 use crate::error::Error;
@@ -77,6 +77,25 @@ pub(super) fn power_state(existing: VirtualMachinePowerState, requested: Option<
 
 pub(super) fn invalid_state(reason: &str) -> Fault {
     Fault::new(InvalidState::default(), format!("The operation is not allowed in the current state: {reason}"))
+}
+
+pub(super) fn concurrent_access(reason: &str) -> Fault {
+    Fault::new(ConcurrentAccess::default(), format!("The operation was overtaken by another: {reason}"))
+}
+
+/// `text` is what the VM asks.
+pub(super) fn question_pending(text: &str) -> Fault {
+    let message = format!(
+        "The operation cannot be allowed at the current time because the virtual machine has a question pending: '{text}'."
+    );
+    Fault::new(QuestionPending { text: text.into(), ..QuestionPending::default() }, message)
+}
+
+/// A power-on that was asked whether it is to go on, and is not.
+pub(super) fn cancelled(text: &str) -> Fault {
+    let reason = format!("the question was answered so that it does not go on: {text}");
+    let message = format!("Failed to power on the virtual machine: {reason}");
+    Fault::new(GenericVmConfigFault { reason, ..GenericVmConfigFault::default() }, message)
 }
 
 /// `task` is the id of the task that is in the way.

@@ -21,6 +21,7 @@ mod host;
 mod http;
 mod inventory;
 mod managers;
+pub(crate) mod question;
 mod search;
 mod select;
 mod session;

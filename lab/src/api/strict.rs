@@ -541,3 +541,43 @@ async fn a_port_group_with_a_nic_on_it_stays() {
     bench.call(&remove).await.unwrap();
     refused(bench.call(&remove).await, "NotFound");
 }
+
+#[tokio::test]
+async fn a_vm_that_asks_takes_one_answer_and_nothing_else() {
+    let bench = Bench::new(false).await;
+    let vm = create(&bench, "vm", Vec::new()).await;
+    let asks = Effect::Ask { question: "msg.uuid.altered:Moved or copied?".into() };
+    let rule = Rule { id: 0, method: "*".into(), object: "vm".into(), skip: 0, times: None, effect: asks, seen: 0 };
+    bench.lab.add_fault(rule).unwrap();
+    // One that is off has nothing to ask.
+    bench.call(&m::Reload { this: vm.clone() }).await.unwrap();
+    assert!(bench.lab.read(|w| w.vm(&vm.value).unwrap().asks().is_none()));
+
+    let task = bench.call(&m::PowerOnVMTask { this: vm.clone(), host: None }).await.unwrap();
+    bench.lab.clear_faults(None);
+    let mut changed = bench.lab.watch();
+    let question = || bench.lab.read(|w| w.vm(&vm.value).unwrap().asks().cloned());
+    changed.wait_for(|_| question().is_some()).await.unwrap();
+    let id = question().unwrap().id;
+    let rename = m::RenameTask { this: vm.clone(), new_name: "x".into() };
+    match refused(bench.run(&rename).await, "QuestionPending").detail {
+        AnyMethodFault::QuestionPending(detail) => assert!(detail.text.contains("Moved or copied"), "{}", detail.text),
+        other => panic!("{other:?}"),
+    }
+    refused(bench.run(&m::PowerOffVMTask { this: vm.clone() }).await, "QuestionPending");
+    refused(bench.call(&m::UnregisterVM { this: vm.clone() }).await, "QuestionPending");
+    let answer = |question_id: &str, answer_choice: &str| m::AnswerVM {
+        this: vm.clone(),
+        question_id: question_id.into(),
+        answer_choice: answer_choice.into(),
+    };
+    refused(bench.call(&answer("another", "1")).await, "InvalidArgument");
+    refused(bench.call(&answer(&id, "Cancel")).await, "InvalidArgument");
+    bench.call(&answer(&id, "1")).await.unwrap();
+    refused(bench.call(&answer(&id, "1")).await, "ConcurrentAccess");
+    let ended = |w: &crate::world::World| w.task(&task.value).and_then(|t| t.error.clone());
+    changed.wait_for(|_| bench.lab.read(|w| ended(w).is_some())).await.unwrap();
+    let error = bench.lab.read(ended).unwrap();
+    assert!(matches!(*error.fault, AnyMethodFault::GenericVmConfigFault(_)), "{error:?}");
+    bench.run(&m::DestroyTask { this: vm }).await.unwrap();
+}

@@ -6,7 +6,7 @@ use vim25_types::{
 };
 
 use super::dispatch::Cx;
-use super::fault;
+use super::{fault, question};
 use crate::world::{Entry, now};
 
 /// What a task's work ends with.
@@ -49,8 +49,11 @@ impl Cx {
             let busy = exclusive.then(|| lab.occupy(&object.value, &id));
             let outcome = match (forced, &busy) {
                 (Some(fault), _) => Err(fault),
-                (None, Some(Err(other))) => Err(fault::in_progress(other)),
-                (None, _) => work.await,
+                (None, Some(Err(other))) => question::must_not_ask(&lab, &object).and(Err(fault::in_progress(other))),
+                (None, _) => match question::must_not_ask(&lab, &object) {
+                    Ok(()) => work.await,
+                    Err(pending) => Err(pending),
+                },
             };
             // Before anybody is told of the end: the next task may follow at once.
             drop(busy);

@@ -15,7 +15,7 @@ use super::device::{self, Env, Plan};
 use super::dispatch::Cx;
 use super::inventory::{checked_name, entry, free_name, takes};
 use super::task::Outcome;
-use super::{disk, fault, vm_config};
+use super::{disk, fault, question, vm_config};
 use crate::error::Error;
 use crate::lab::Lab;
 use crate::settings::Shape;
@@ -399,6 +399,7 @@ async fn hot(lab: &Arc<Lab>, this: &Moref, old: &[Device], new: &[Device]) -> Re
 
 pub(super) async fn unregister(cx: &Cx, request: m::UnregisterVM) -> Result<(), Fault> {
     must_be_off(&cx.lab, &request.this)?;
+    question::must_not_ask(&cx.lab, &request.this)?;
     let user = cx.user();
     cx.lab.change(|w| {
         w.vm_event(&user, &request.this.value, EventKind::Removed);

@@ -78,8 +78,7 @@ pub(super) fn merge(
     if let Some(version) = &spec.change_version
         && *version != config.change_version
     {
-        let message = "The configuration was changed by another client meanwhile.";
-        return Err(Fault::new(vim25_types::ConcurrentAccess::default(), message));
+        return Err(fault::concurrent_access("the configuration was changed by another client meanwhile"));
     }
     if let Some(cpus) = spec.num_cpus {
         hot(cpus != config.hardware.num_cpu)?;

@@ -7,20 +7,21 @@ use vim25_types::{ManagedObjectReference as Moref, ToolsUnavailable, VirtualMach
 
 use super::dispatch::Cx;
 use super::vm::{check_locks, failed, runtime, vm};
-use super::{fault, vm_config};
+use super::{fault, question, vm_config};
 use crate::lab::Lab;
 use crate::vm::Tclo;
 use crate::world::{EventKind, VmObject, World};
 
 pub(super) async fn power_on(cx: &Cx, request: m::PowerOnVMTask) -> Result<Moref, Fault> {
-    let (lab, this) = (cx.lab.clone(), request.this.clone());
+    let (lab, this, question) = (cx.lab.clone(), request.this.clone(), cx.question.clone());
     Ok(cx.task("VirtualMachine.powerOn", &request.this, async move {
-        turn_on(&lab, &this).await?;
+        turn_on(&lab, &this, question.as_deref()).await?;
         Ok(None)
     }))
 }
 
-async fn turn_on(lab: &Arc<Lab>, this: &Moref) -> Result<(), Fault> {
+/// `question` is what the VM asks before.
+async fn turn_on(lab: &Arc<Lab>, this: &Moref, question: Option<&str>) -> Result<(), Fault> {
     let spec = lab.read(|w| {
         let known = vm(w, this)?;
         if known.is_on() {
@@ -32,6 +33,9 @@ async fn turn_on(lab: &Arc<Lab>, this: &Moref) -> Result<(), Fault> {
         }
         vm_config::hardware(w, &this.value, known)
     })?;
+    if let Some(question) = question {
+        question::ask_first(lab, this, question).await?;
+    }
     runtime(lab, this).power_on(spec).await.map_err(|e| failed(&e))?;
     connect_all(lab, this, true);
     Ok(())
@@ -58,7 +62,7 @@ pub(super) async fn power_off(cx: &Cx, request: m::PowerOffVMTask) -> Result<Mor
     }))
 }
 
-async fn turn_off(lab: &Arc<Lab>, this: &Moref) -> Result<(), Fault> {
+pub(super) async fn turn_off(lab: &Arc<Lab>, this: &Moref) -> Result<(), Fault> {
     must_be_on(lab, this)?;
     if let Err(error) = runtime(lab, this).power_off().await {
         // It may have gone off by itself meanwhile.
@@ -88,6 +92,7 @@ pub(super) async fn reset(cx: &Cx, request: m::ResetVMTask) -> Result<Moref, Fau
 /// Asks the guest; vSphere answers as soon as the tools have taken the request.
 async fn ask_guest(cx: &Cx, this: &Moref, what: Tclo) -> Result<(), Fault> {
     must_be_on(&cx.lab, this)?;
+    question::must_not_ask(&cx.lab, this)?;
     let message = "Cannot complete operation because VMware Tools is not running in this virtual machine.";
     let unavailable = || Fault::new(ToolsUnavailable::default(), message);
     if !cx.lab.read(|w| vm(w, this).map(|v| v.tools))? {
@@ -127,7 +132,7 @@ pub(super) async fn power_on_vapp(cx: &Cx, request: m::PowerOnVAppTask) -> Resul
         let vms = lab.read(|w| start_order(w, &this));
         for vm in vms {
             if lab.read(|w| w.vm(&vm.value).is_some_and(|v| !v.is_on())) {
-                turn_on(&lab, &vm).await?;
+                turn_on(&lab, &vm, None).await?;
             }
         }
         Ok(None)

@@ -139,6 +139,14 @@ impl Vm {
         self.ask(Command::Reset).await
     }
 
+    /// Makes the guest stand still, or go on.
+    ///
+    /// # Errors
+    /// When it is off.
+    pub(crate) async fn pause(&self, still: bool) -> Result<()> {
+        self.ask(|answer| Command::Pause(still, answer)).await
+    }
+
     /// Asks the guest to shut down or reboot; returns when the guest has agreed.
     ///
     /// # Errors

@@ -30,6 +30,7 @@ pub(super) enum Command {
     PowerOff(Reply),
     Kill(Reply),
     Reset(Reply),
+    Pause(bool, Reply),
     Guest(Tclo, Reply),
     AddDisk(Disk, Reply),
     RemoveDisk(i32, Reply),
@@ -145,6 +146,11 @@ impl VmTask {
             Command::Guest(what, reply) => self.ask_guest(what, reply),
             Command::Reset(reply) => {
                 let outcome = self.with(async |r| r.qmp.execute("system_reset", json!({})).await.map(|_| ())).await;
+                let _ = reply.send(outcome);
+            }
+            Command::Pause(still, reply) => {
+                let command = if still { "stop" } else { "cont" };
+                let outcome = self.with(async |r| r.qmp.execute(command, json!({})).await.map(|_| ())).await;
                 let _ = reply.send(outcome);
             }
             Command::AddDisk(disk, reply) => {
@@ -308,6 +314,8 @@ impl VmTask {
         };
         match self.connect(spec, id).await {
             Ok(running) => {
+                // Whatever it stood still for the earlier daemon has forgotten.
+                let _ = running.qmp.execute("cont", json!({})).await;
                 let booted = std::fs::metadata(&self.files.process).and_then(|m| m.modified()).map(Into::into).ok();
                 // The guest was up before: its address is what it last said.
                 let address = self.host.guest_get(&self.id, "guestinfo.ip");

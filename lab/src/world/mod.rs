@@ -24,7 +24,7 @@ use vim25_types::{DateTime, ManagedObjectReference as Moref, TaskInfo};
 pub(crate) use events::EventKind;
 pub(crate) use host_network::UPLINK;
 pub(crate) use objects::{
-    Datastore, Entry, Host, NetworkKind, Object, Pool, PortGroup, Snapshot, StandardSwitch, VApp, VmObject,
+    Datastore, Entry, Host, NetworkKind, Object, Pool, PortGroup, Question, Snapshot, StandardSwitch, VApp, VmObject,
 };
 pub(crate) use path::DatastorePath;
 pub(crate) use seed::Singletons;

@@ -170,6 +170,20 @@ pub(crate) struct VmObject {
     /// When it was powered on.
     #[serde(skip)]
     pub booted: Option<time::OffsetDateTime>,
+    /// What it wants to know before it goes on.
+    #[serde(skip)]
+    pub question: Option<Question>,
+}
+
+/// Something that a VM asks.
+#[derive(Debug, Clone)]
+pub(crate) struct Question {
+    /// One of its kind.
+    pub id: String,
+    /// `msg.id:text`
+    pub text: String,
+    /// Which choice was taken; until the power-on that waits for it has seen it.
+    pub answer: Option<usize>,
 }
 
 /// A snapshot, as far as the lab has any: a VM with one keeps its disks.  What was in them then is not kept.
@@ -263,6 +277,7 @@ impl VmObject {
             tools: false,
             address: None,
             booted: None,
+            question: None,
         }
     }
 
@@ -313,6 +328,11 @@ impl VmObject {
     /// Whether it is powered on, as vSphere sees it: a VM is on until its process has ended.
     pub(crate) fn is_on(&self) -> bool {
         matches!(self.power, Power::On | Power::Stopping)
+    }
+
+    /// What it asks, as long as nobody has answered.
+    pub(crate) fn asks(&self) -> Option<&Question> {
+        self.question.as_ref().filter(|question| question.answer.is_none())
     }
 
     /// The path of its configuration file, `[datastore] folder/name.vmx`.

@@ -76,6 +76,7 @@ impl World {
             connection_state: VirtualMachineConnectionState::Connected,
             power_state: power_state(vm),
             fault_tolerance_state: VirtualMachineFaultToleranceState::NotConfigured,
+            question: vm.asks().map(crate::api::question::info),
             boot_time: vm.booted.filter(|_| vm.is_on()).map(format_time),
             record_replay_state: VirtualMachineRecordReplayState::Inactive,
             clean_power_off: Some(vm.clean),

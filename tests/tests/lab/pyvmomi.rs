@@ -11,6 +11,9 @@ fn suite(args: &[&str]) {
     let mut up = vec!["--readonly-user", READER];
     up.extend(args);
     let lab = Lab::bare(&up);
+    // What `curious` is for.
+    let ask = ["faults", "add", "--method", "PowerOnVM_Task", "--object", "curious", "--question", "msg.test:Go on?"];
+    assert!(lab.run(&ask).status.success());
     let (host, port) = lab.stage.target.trim_start_matches("https://").rsplit_once(':').unwrap();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/pyvmomi/suite.py");
     // PATH leads to the Python that has pyVmomi: ./scripts/test sees to that.

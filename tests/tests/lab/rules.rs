@@ -7,7 +7,7 @@ use vic_tests::lab::{Lab, text};
 use vim25::property::{paths, reachable, step};
 use vim25::types::{
     ManagedObjectReference, UserSession, VirtualMachineConfigSpec, VirtualMachineFileInfo, VirtualMachinePowerState,
-    methods,
+    VirtualMachineQuestionInfo, methods,
 };
 use vim25::{Error, Session};
 
@@ -185,6 +185,73 @@ fn a_vm_dies_by_rule_and_a_vcenter_takes_its_time() {
         // It can be started again, and goes when it is asked to.
         session.run(&methods::PowerOnVMTask { this: vm.clone(), host: None }).await.unwrap();
         session.run(&methods::PowerOffVMTask { this: vm.clone() }).await.unwrap();
+        session.run(&methods::DestroyTask { this: vm }).await.unwrap();
+        session.logout().await.unwrap();
+    });
+}
+
+/// Waits until a VM asks something else than `before`, which may be nothing; gives that.
+async fn question(session: &Session, vm: &ManagedObjectReference, before: Option<&str>) -> Option<String> {
+    let mut watch = session.watch(vm, &["runtime.question"]).await.unwrap();
+    let asked = watch.until(vm, |state| {
+        let question = state.get::<VirtualMachineQuestionInfo>("runtime.question")?.map(|question| question.id);
+        Ok::<_, Error>((question.as_deref() != before).then_some(question))
+    });
+    tokio::time::timeout(Duration::from_secs(30), asked).await.expect("it asks the same").unwrap()
+}
+
+#[test]
+fn a_vm_asks_by_rule_and_its_power_hangs_on_the_answer() {
+    let lab = Lab::bare(&[]);
+    block_on(async {
+        let session = lab.stage.session().await;
+        let vm = make_vm(&session, "curious").await;
+        let power = async || -> VirtualMachinePowerState {
+            session.read(&vm, &["runtime.powerState"]).await.unwrap().require("runtime.powerState").unwrap()
+        };
+        let answer = async |id: &str, choice: &str| {
+            let (question_id, answer_choice) = (id.to_owned(), choice.to_owned());
+            session.call(&methods::AnswerVM { this: vm.clone(), question_id, answer_choice }).await
+        };
+        let power_on = methods::PowerOnVMTask { this: vm.clone(), host: None };
+        rule(&lab, &["--method", "PowerOnVM_Task", "--question", "msg.uuid.altered:Moved or copied?"]);
+        for (choice, goes_on) in [("1", false), ("0", true)] {
+            let answered = async {
+                let id = question(&session, &vm, None).await.unwrap();
+                assert_eq!(power().await, VirtualMachinePowerState::PoweredOff);
+                answer(&id, choice).await.unwrap();
+                let again = answer(&id, choice).await.unwrap_err();
+                assert_eq!(again.fault_name(), Some("ConcurrentAccess"), "{again}");
+            };
+            let (outcome, ()) = tokio::join!(session.run(&power_on), answered);
+            assert_eq!(outcome.err().and_then(|e| e.fault_name().map(str::to_owned)).is_none(), goes_on);
+        }
+        clear(&lab);
+
+        // One that is on asks at any call; Retry lets it go on, Cancel ends it.
+        for (choice, goes_on) in [("0", true), ("1", false)] {
+            rule(
+                &lab,
+                &["--method", "Reload", "--object", "curious", "--times", "1", "--question", "msg.full:No room."],
+            );
+            session.call(&methods::Reload { this: vm.clone() }).await.unwrap();
+            clear(&lab);
+            let id = question(&session, &vm, None).await.unwrap();
+            let refused = session.run(&methods::PowerOffVMTask { this: vm.clone() }).await.unwrap_err();
+            assert_eq!(refused.fault_name(), Some("QuestionPending"), "{refused}");
+            answer(&id, choice).await.unwrap();
+            assert_eq!(question(&session, &vm, Some(&id)).await, None);
+            if goes_on {
+                assert_eq!(power().await, VirtualMachinePowerState::PoweredOn);
+                continue;
+            }
+            let mut watch = session.watch(&vm, &["runtime.powerState"]).await.unwrap();
+            let off = watch.until(&vm, |state| {
+                let off = state.get("runtime.powerState")? == Some(VirtualMachinePowerState::PoweredOff);
+                Ok::<_, Error>(off.then_some(()))
+            });
+            tokio::time::timeout(Duration::from_secs(30), off).await.expect("it is still on").unwrap();
+        }
         session.run(&methods::DestroyTask { this: vm }).await.unwrap();
         session.logout().await.unwrap();
     });

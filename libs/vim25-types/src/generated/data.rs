@@ -360,6 +360,33 @@ impl Data for CannotDeleteFile {
     }
 }
 data_value!(CannotDeleteFile);
+/// `vim.option.ChoiceOption`
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ChoiceOption {
+    /// Fields of `OptionType`.
+    pub base: OptionType,
+    /// `choiceInfo`
+    pub choice_info: Vec<AnyElementDescription>,
+    /// `defaultIndex`
+    pub default_index: Option<i32>,
+}
+inherit!(ChoiceOption: OptionType);
+impl Data for ChoiceOption {
+    const TYPE: &'static str = "ChoiceOption";
+    fn encode_fields(&self, out: &mut Vec<Element>) {
+        self.base.encode_fields(out);
+        put_all(out, "choiceInfo", &self.choice_info);
+        put_some(out, "defaultIndex", &self.default_index);
+    }
+    fn decode_fields(el: &Element) -> Result<Self, DecodeError> {
+        Ok(Self {
+            base: OptionType::decode_fields(el)?,
+            choice_info: get_all(el, "choiceInfo")?,
+            default_index: get_some(el, "defaultIndex")?,
+        })
+    }
+}
+data_value!(ChoiceOption);
 /// `vim.cluster.AttemptedVmInfo`
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ClusterAttemptedVmInfo {
@@ -3580,7 +3607,7 @@ impl Data for InvalidState {
     }
 }
 data_value!(InvalidState);
-any_of! { "Any `vim.fault.InvalidState`: the type itself or one derived from it." AnyInvalidState: InvalidState { InvalidState, InvalidPowerState, NoActiveHostInCluster } }
+any_of! { "Any `vim.fault.InvalidState`: the type itself or one derived from it." AnyInvalidState: InvalidState { InvalidState, InvalidPowerState, NoActiveHostInCluster, QuestionPending } }
 /// `vmodl.fault.InvalidType`
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct InvalidType {
@@ -3955,7 +3982,7 @@ impl Data for MethodFault {
     }
 }
 data_value!(MethodFault);
-any_of! { "Any `vmodl.MethodFault`: the type itself or one derived from it." AnyMethodFault: MethodFault { MethodFault, AlreadyExists, AuthMinimumAdminPermission, CannotAccessFile, CannotDeleteFile, ConcurrentAccess, DeviceNotFound, DirectoryNotEmpty, DuplicateName, FileAlreadyExists, FileFault, FileLocked, FileNotFound, GenericVmConfigFault, HostCommunication, HostConnectFault, InsufficientCpuResourcesFault, InsufficientMemoryResourcesFault, InsufficientResourcesFault, InvalidArgument, InvalidCollectorVersion, InvalidController, InvalidDatastore, InvalidDatastorePath, InvalidDeviceBacking, InvalidDeviceSpec, InvalidFolder, InvalidLocale, InvalidLogin, InvalidName, InvalidPowerState, InvalidPrivilege, InvalidProperty, InvalidRequest, InvalidState, InvalidType, InvalidVmConfig, LimitExceeded, LocalizedMethodFault, ManagedObjectNotFound, MethodDisabled, MethodNotFound, MissingController, NoActiveHostInCluster, NoCompatibleHost, NoDiskSpace, NoPermission, NotAuthenticated, NotEnoughLicenses, NotFound, NotImplemented, NotSupported, OutOfBounds, RequestCanceled, ResourceInUse, RestrictedVersion, RuntimeFault, SSLVerifyFault, SecurityError, SystemError, TaskInProgress, TooManyDevices, ToolsUnavailable, UnexpectedFault, VAppConfigFault, VAppPropertyFault, VimFault, VmConfigFault } }
+any_of! { "Any `vmodl.MethodFault`: the type itself or one derived from it." AnyMethodFault: MethodFault { MethodFault, AlreadyExists, AuthMinimumAdminPermission, CannotAccessFile, CannotDeleteFile, ConcurrentAccess, DeviceNotFound, DirectoryNotEmpty, DuplicateName, FileAlreadyExists, FileFault, FileLocked, FileNotFound, GenericVmConfigFault, HostCommunication, HostConnectFault, InsufficientCpuResourcesFault, InsufficientMemoryResourcesFault, InsufficientResourcesFault, InvalidArgument, InvalidCollectorVersion, InvalidController, InvalidDatastore, InvalidDatastorePath, InvalidDeviceBacking, InvalidDeviceSpec, InvalidFolder, InvalidLocale, InvalidLogin, InvalidName, InvalidPowerState, InvalidPrivilege, InvalidProperty, InvalidRequest, InvalidState, InvalidType, InvalidVmConfig, LimitExceeded, LocalizedMethodFault, ManagedObjectNotFound, MethodDisabled, MethodNotFound, MissingController, NoActiveHostInCluster, NoCompatibleHost, NoDiskSpace, NoPermission, NotAuthenticated, NotEnoughLicenses, NotFound, NotImplemented, NotSupported, OutOfBounds, QuestionPending, RequestCanceled, ResourceInUse, RestrictedVersion, RuntimeFault, SSLVerifyFault, SecurityError, SystemError, TaskInProgress, TooManyDevices, ToolsUnavailable, UnexpectedFault, VAppConfigFault, VAppPropertyFault, VimFault, VmConfigFault } }
 /// `vmodl.fault.MethodNotFound`
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct MethodNotFound {
@@ -4429,7 +4456,7 @@ pub struct OptionDef {
     /// Fields of `ElementDescription`.
     pub base: ElementDescription,
     /// `optionType`
-    pub option_type: OptionType,
+    pub option_type: AnyOptionType,
 }
 inherit!(OptionDef: ElementDescription);
 impl Data for OptionDef {
@@ -4459,6 +4486,7 @@ impl Data for OptionType {
     }
 }
 data_value!(OptionType);
+any_of! { "Any `vim.option.OptionType`: the type itself or one derived from it." AnyOptionType: OptionType { OptionType, ChoiceOption } }
 /// `vim.option.OptionValue`
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct OptionValue {
@@ -4664,6 +4692,26 @@ impl Data for PropertySpec {
     }
 }
 data_value!(PropertySpec);
+/// `vim.fault.QuestionPending`
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct QuestionPending {
+    /// Fields of `InvalidState`.
+    pub base: InvalidState,
+    /// `text`
+    pub text: String,
+}
+inherit!(QuestionPending: InvalidState);
+impl Data for QuestionPending {
+    const TYPE: &'static str = "QuestionPending";
+    fn encode_fields(&self, out: &mut Vec<Element>) {
+        self.base.encode_fields(out);
+        put(out, "text", &self.text);
+    }
+    fn decode_fields(el: &Element) -> Result<Self, DecodeError> {
+        Ok(Self { base: InvalidState::decode_fields(el)?, text: get(el, "text")? })
+    }
+}
+data_value!(QuestionPending);
 /// `vmodl.fault.RequestCanceled`
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct RequestCanceled {
@@ -6225,7 +6273,7 @@ impl Data for VimFault {
     }
 }
 data_value!(VimFault);
-any_of! { "Any `vim.fault.VimFault`: the type itself or one derived from it." AnyVimFault: VimFault { VimFault, AlreadyExists, AuthMinimumAdminPermission, CannotAccessFile, CannotDeleteFile, ConcurrentAccess, DeviceNotFound, DirectoryNotEmpty, DuplicateName, FileAlreadyExists, FileFault, FileLocked, FileNotFound, GenericVmConfigFault, HostConnectFault, InsufficientCpuResourcesFault, InsufficientMemoryResourcesFault, InsufficientResourcesFault, InvalidController, InvalidDatastore, InvalidDatastorePath, InvalidDeviceBacking, InvalidDeviceSpec, InvalidFolder, InvalidLocale, InvalidLogin, InvalidName, InvalidPowerState, InvalidPrivilege, InvalidState, InvalidVmConfig, LimitExceeded, MissingController, NoActiveHostInCluster, NoCompatibleHost, NoDiskSpace, NotFound, OutOfBounds, ResourceInUse, SSLVerifyFault, TaskInProgress, TooManyDevices, ToolsUnavailable, VAppConfigFault, VAppPropertyFault, VmConfigFault } }
+any_of! { "Any `vim.fault.VimFault`: the type itself or one derived from it." AnyVimFault: VimFault { VimFault, AlreadyExists, AuthMinimumAdminPermission, CannotAccessFile, CannotDeleteFile, ConcurrentAccess, DeviceNotFound, DirectoryNotEmpty, DuplicateName, FileAlreadyExists, FileFault, FileLocked, FileNotFound, GenericVmConfigFault, HostConnectFault, InsufficientCpuResourcesFault, InsufficientMemoryResourcesFault, InsufficientResourcesFault, InvalidController, InvalidDatastore, InvalidDatastorePath, InvalidDeviceBacking, InvalidDeviceSpec, InvalidFolder, InvalidLocale, InvalidLogin, InvalidName, InvalidPowerState, InvalidPrivilege, InvalidState, InvalidVmConfig, LimitExceeded, MissingController, NoActiveHostInCluster, NoCompatibleHost, NoDiskSpace, NotFound, OutOfBounds, QuestionPending, ResourceInUse, SSLVerifyFault, TaskInProgress, TooManyDevices, ToolsUnavailable, VAppConfigFault, VAppPropertyFault, VmConfigFault } }
 /// `vim.VirtualApp.Summary`
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct VirtualAppSummary {
@@ -8170,6 +8218,28 @@ impl Data for VirtualMachineGuestSummary {
     }
 }
 data_value!(VirtualMachineGuestSummary);
+/// `vim.vm.Message`
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct VirtualMachineMessage {
+    /// `id`
+    pub id: String,
+    /// `argument`
+    pub argument: Vec<AnyValue>,
+    /// `text`
+    pub text: Option<String>,
+}
+impl Data for VirtualMachineMessage {
+    const TYPE: &'static str = "VirtualMachineMessage";
+    fn encode_fields(&self, out: &mut Vec<Element>) {
+        put(out, "id", &self.id);
+        put_all(out, "argument", &self.argument);
+        put_some(out, "text", &self.text);
+    }
+    fn decode_fields(el: &Element) -> Result<Self, DecodeError> {
+        Ok(Self { id: get(el, "id")?, argument: get_all(el, "argument")?, text: get_some(el, "text")? })
+    }
+}
+data_value!(VirtualMachineMessage);
 /// `vim.vm.ProfileSpec`
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct VirtualMachineProfileSpec {}
@@ -8181,6 +8251,36 @@ impl Data for VirtualMachineProfileSpec {
     }
 }
 data_value!(VirtualMachineProfileSpec);
+/// `vim.vm.QuestionInfo`
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct VirtualMachineQuestionInfo {
+    /// `id`
+    pub id: String,
+    /// `text`
+    pub text: String,
+    /// `choice`
+    pub choice: ChoiceOption,
+    /// `message`
+    pub message: Vec<VirtualMachineMessage>,
+}
+impl Data for VirtualMachineQuestionInfo {
+    const TYPE: &'static str = "VirtualMachineQuestionInfo";
+    fn encode_fields(&self, out: &mut Vec<Element>) {
+        put(out, "id", &self.id);
+        put(out, "text", &self.text);
+        put(out, "choice", &self.choice);
+        put_all(out, "message", &self.message);
+    }
+    fn decode_fields(el: &Element) -> Result<Self, DecodeError> {
+        Ok(Self {
+            id: get(el, "id")?,
+            text: get(el, "text")?,
+            choice: get(el, "choice")?,
+            message: get_all(el, "message")?,
+        })
+    }
+}
+data_value!(VirtualMachineQuestionInfo);
 /// `vim.vm.Summary.QuickStats`
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct VirtualMachineQuickStats {
@@ -8354,6 +8454,8 @@ pub struct VirtualMachineRuntimeInfo {
     pub boot_time: Option<DateTime>,
     /// `suspendInterval`
     pub suspend_interval: Option<i64>,
+    /// `question`
+    pub question: Option<VirtualMachineQuestionInfo>,
     /// `memoryOverhead`
     pub memory_overhead: Option<i64>,
     /// `maxCpuUsage`
@@ -8411,6 +8513,7 @@ impl Data for VirtualMachineRuntimeInfo {
         put_some(out, "suspendTime", &self.suspend_time);
         put_some(out, "bootTime", &self.boot_time);
         put_some(out, "suspendInterval", &self.suspend_interval);
+        put_some(out, "question", &self.question);
         put_some(out, "memoryOverhead", &self.memory_overhead);
         put_some(out, "maxCpuUsage", &self.max_cpu_usage);
         put_some(out, "maxMemoryUsage", &self.max_memory_usage);
@@ -8445,6 +8548,7 @@ impl Data for VirtualMachineRuntimeInfo {
             suspend_time: get_some(el, "suspendTime")?,
             boot_time: get_some(el, "bootTime")?,
             suspend_interval: get_some(el, "suspendInterval")?,
+            question: get_some(el, "question")?,
             memory_overhead: get_some(el, "memoryOverhead")?,
             max_cpu_usage: get_some(el, "maxCpuUsage")?,
             max_memory_usage: get_some(el, "maxMemoryUsage")?,

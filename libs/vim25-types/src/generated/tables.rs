@@ -69,6 +69,14 @@ pub(crate) static TYPES: &[TypeDesc] = &[
     TypeDesc { name: "CannotAccessFile", base: "FileFault", fields: &[] },
     TypeDesc { name: "CannotDeleteFile", base: "FileFault", fields: &[] },
     TypeDesc {
+        name: "ChoiceOption",
+        base: "OptionType",
+        fields: &[
+            FieldDesc { name: "choiceInfo", ty: "ElementDescription", kind: Kind::Data, array: true, optional: false },
+            FieldDesc { name: "defaultIndex", ty: "int", kind: Kind::Xsd, array: false, optional: true },
+        ],
+    },
+    TypeDesc {
         name: "ClusterAttemptedVmInfo",
         base: "",
         fields: &[
@@ -2549,6 +2557,11 @@ pub(crate) static TYPES: &[TypeDesc] = &[
             FieldDesc { name: "pathSet", ty: "string", kind: Kind::Xsd, array: true, optional: true },
         ],
     },
+    TypeDesc {
+        name: "QuestionPending",
+        base: "InvalidState",
+        fields: &[FieldDesc { name: "text", ty: "string", kind: Kind::Xsd, array: false, optional: false }],
+    },
     TypeDesc { name: "RequestCanceled", base: "RuntimeFault", fields: &[] },
     TypeDesc {
         name: "ResourceAllocationInfo",
@@ -4494,7 +4507,26 @@ pub(crate) static TYPES: &[TypeDesc] = &[
             FieldDesc { name: "hwVersion", ty: "string", kind: Kind::Xsd, array: false, optional: true },
         ],
     },
+    TypeDesc {
+        name: "VirtualMachineMessage",
+        base: "",
+        fields: &[
+            FieldDesc { name: "id", ty: "string", kind: Kind::Xsd, array: false, optional: false },
+            FieldDesc { name: "argument", ty: "anyType", kind: Kind::Any, array: true, optional: true },
+            FieldDesc { name: "text", ty: "string", kind: Kind::Xsd, array: false, optional: true },
+        ],
+    },
     TypeDesc { name: "VirtualMachineProfileSpec", base: "", fields: &[] },
+    TypeDesc {
+        name: "VirtualMachineQuestionInfo",
+        base: "",
+        fields: &[
+            FieldDesc { name: "id", ty: "string", kind: Kind::Xsd, array: false, optional: false },
+            FieldDesc { name: "text", ty: "string", kind: Kind::Xsd, array: false, optional: false },
+            FieldDesc { name: "choice", ty: "ChoiceOption", kind: Kind::Data, array: false, optional: false },
+            FieldDesc { name: "message", ty: "VirtualMachineMessage", kind: Kind::Data, array: true, optional: true },
+        ],
+    },
     TypeDesc {
         name: "VirtualMachineQuickStats",
         base: "",
@@ -4646,7 +4678,7 @@ pub(crate) static TYPES: &[TypeDesc] = &[
             FieldDesc {
                 name: "question",
                 ty: "VirtualMachineQuestionInfo",
-                kind: Kind::Opaque,
+                kind: Kind::Data,
                 array: false,
                 optional: true,
             },
