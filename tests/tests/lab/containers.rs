@@ -317,6 +317,38 @@ fn docker_drives_containers() {
     said(&lab, &["rm", "-f", "waiter"]);
     said(&lab, &["rm", "talker"]);
     said(&lab, &["rm", "counter"]);
+
+    // A VM that waits for an answer, at its power-on, and then with a guest that stands still.
+    let asker = create("asker", "wait");
+    let question = "msg.hbacommon.outofspace:There is no more space.";
+    let rule = |method: &str| {
+        let vm = format!("asker-{}", &asker[..12]);
+        lab.run(&["faults", "add", "--method", method, "--object", &vm, "--times", "1", "--question", question])
+    };
+    assert!(rule("PowerOnVM_Task").status.success());
+    let told = refused(&lab, &["start", "asker"]);
+    assert!(told.contains(question) && told.contains("answer it in vSphere"), "{told}");
+    assert_eq!(
+        said(&lab, &["inspect", "--format", "{{.State.Status}} {{.State.Error}}", "asker"]),
+        format!("created {question}")
+    );
+    said(&lab, &["stop", "asker"]);
+    said(&lab, &["start", "asker"]);
+    assert!(rule("Reload").status.success());
+    block_on(async {
+        let session = stage.session().await;
+        let root = session.content().root_folder.clone();
+        let vms = session.contained(&root, "VirtualMachine", true, &["name"]).await.unwrap();
+        for vm in vms {
+            session.call(&methods::Reload { this: vm.reference }).await.unwrap();
+        }
+        session.logout().await.unwrap();
+    });
+    said(&lab, &["kill", "asker"]);
+    assert_eq!(said(&lab, &["inspect", "--format", "{{.State.ExitCode}}{{.State.Error}}", "asker"]), "137");
+    assert!(rule("PowerOnVM_Task").status.success());
+    refused(&lab, &["start", "asker"]);
+    said(&lab, &["rm", "-f", "asker"]);
     // Whole seconds: the client waits for the end of this one.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 1;
     let actions = |filter: &str| {

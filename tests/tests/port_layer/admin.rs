@@ -16,7 +16,7 @@ use vim25::types::{
 use crate::stage::{DISK, STORE, Stage, in_time, runtime};
 
 /// What was told of a container, oldest first.
-fn told_of(stage: &Stage, id: &str) -> Vec<Change> {
+pub(crate) fn told_of(stage: &Stage, id: &str) -> Vec<Change> {
     let (past, _) = stage.history.listen();
     let told = past.iter().filter_map(|event| match &event.subject {
         Subject::Container { record, change } if record.id == id => Some(change.clone()),

@@ -11,5 +11,6 @@ mod ends;
 mod faults;
 mod interleavings;
 mod logs;
+mod questions;
 mod reach;
 mod stage;

@@ -26,7 +26,8 @@ use vim25::types::{
     VirtualController, VirtualDevice, VirtualDeviceConfigSpec, VirtualDeviceConfigSpecOperation,
     VirtualDeviceDeviceBackingInfo, VirtualDeviceFileBackingInfo, VirtualDisk, VirtualDiskFlatVer2BackingInfo,
     VirtualDiskSpec, VirtualEthernetCard, VirtualEthernetCardNetworkBackingInfo, VirtualMachineConfigSpec,
-    VirtualMachineFileInfo, VirtualSCSIController, VirtualSCSISharing, VirtualVmxnet, VirtualVmxnet3, methods,
+    VirtualMachineFileInfo, VirtualMachineQuestionInfo, VirtualSCSIController, VirtualSCSISharing, VirtualVmxnet,
+    VirtualVmxnet3, methods,
 };
 
 /// Nothing that is asked of the engine takes longer, on a busy machine either: the slowest is a stop of a process that is deaf.
@@ -148,6 +149,23 @@ impl Stage {
         let output = self.lab.run(&[&["faults"], args].concat());
         assert!(output.status.success(), "{}", vic_tests::lab::text(&output));
         vic_tests::lab::text(&output)
+    }
+
+    /// Makes a container's VM ask something, which is on.
+    pub(crate) async fn ask(&self, container: &str, text: &str) {
+        let vm = self.engine.table().find(container).unwrap().vm.clone();
+        self.faults(&["add", "--method", "Reload", "--object", &vm, "--times", "1", "--question", text]);
+        let this = ManagedObjectReference::new("VirtualMachine", vm);
+        self.admin.call(&methods::Reload { this }).await.unwrap();
+    }
+
+    /// An admin's answer to what a container's VM asks.
+    pub(crate) async fn answer(&self, container: &str, choice: &str) {
+        let this = ManagedObjectReference::new("VirtualMachine", &self.engine.table().find(container).unwrap().vm);
+        let facts = self.admin.read(&this, &["runtime.question"]).await.unwrap();
+        let question: VirtualMachineQuestionInfo = facts.require("runtime.question").unwrap();
+        let (question_id, answer_choice) = (question.id, choice.to_owned());
+        self.admin.call(&methods::AnswerVM { this, question_id, answer_choice }).await.unwrap();
     }
 
     /// Waits until the engine sees its containers as they are to be.

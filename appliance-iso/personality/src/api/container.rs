@@ -124,7 +124,7 @@ async fn inspect(Shared(state): Shared<Arc<State>>, Path(id): Path<String>) -> R
     let run = container.run.as_ref();
     let error = match &phase {
         Phase::Created { failed: Some((_, error)) } => error.clone(),
-        _ => String::new(),
+        _ => container.question.as_ref().map(|question| question.text.clone()).unwrap_or_default(),
     };
     let status = match phase.status() {
         "running" => ContainerStateStatusEnum::RUNNING,
@@ -373,7 +373,9 @@ impl From<Failure> for ApiError {
         let text = failure.to_string();
         match failure {
             Failure::NotFound(_) | Failure::NoExec(_) | Failure::ImageGone(_) => Self::NotFound(text),
-            Failure::Refused { .. } | Failure::NameTaken { .. } | Failure::ExecStarted(_) => Self::Conflict(text),
+            Failure::Refused { .. } | Failure::NameTaken { .. } | Failure::ExecStarted(_) | Failure::Asks { .. } => {
+                Self::Conflict(text)
+            }
             Failure::Invalid(_) => Self::Bad(text),
             // Docker: the client's fault when the image has no such program.
             Failure::NoProcess { code: 126 | 127, .. } => Self::Bad(text),

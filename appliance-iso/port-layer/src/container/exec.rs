@@ -478,6 +478,7 @@ mod tests {
             mac: String::new(),
             policy: Policy::No,
             restarts: Restarts::default(),
+            question: None,
             lost: false,
             removing: false,
         }

@@ -22,6 +22,7 @@ mod input;
 pub mod logs;
 pub mod output;
 pub mod phase;
+pub mod question;
 pub mod reconciler;
 pub mod record;
 pub mod restart;

@@ -15,6 +15,7 @@ use vim25::{Error, Result};
 
 use super::events::History;
 use super::phase::Power;
+use super::question::Question;
 use super::record::{KEY_RECORD, Record};
 use super::restart::{KEY_RESTARTS, Policy, Restarts};
 use super::table::{Change, Container, Table};
@@ -51,7 +52,14 @@ impl Reconciler {
     pub async fn start(site: &Site, history: &History) -> Result<Self> {
         let wanted = paths(
             "VirtualMachine",
-            &["name", "config.files.vmPathName", "runtime.powerState", "runtime.host", EXTRA_CONFIG],
+            &[
+                "name",
+                "config.files.vmPathName",
+                "runtime.powerState",
+                "runtime.question",
+                "runtime.host",
+                EXTRA_CONFIG,
+            ],
         );
         let vms = step("vms", "ResourcePool", "vm", &[]);
         let watcher = site.session.another_watcher();
@@ -189,6 +197,7 @@ fn find(object: &Object, vch: &str, table: &Table) -> Option<Found> {
         VirtualMachinePowerState::Suspended => Power::Suspended,
         _ => Power::Off,
     };
+    let question = object.get("runtime.question").ok().flatten().map(|info| Question::of(&info));
     // While the VM is on, a word on the run before says that the new one's guest has not spoken yet.
     let is_old = |run: &Run| power == Power::On && restarts.last.as_ref() == Some(run);
     let word = value(&options, KEY_EXIT);
@@ -203,8 +212,21 @@ fn find(object: &Object, vch: &str, table: &Table) -> Option<Found> {
     let named = object.get("name").ok().flatten().and_then(|name: String| name_of_admin(&name, &record));
     let host = object.get("runtime.host").ok().flatten().map(|host: ManagedObjectReference| host.value);
     let host = host.unwrap_or_default();
-    let container =
-        Container { vm, files, named, record, power, host, run, mac, policy, restarts, lost, removing: false };
+    let container = Container {
+        vm,
+        files,
+        named,
+        record,
+        power,
+        question,
+        host,
+        run,
+        mac,
+        policy,
+        restarts,
+        lost,
+        removing: false,
+    };
     Some(Found::Container(Box::new(container)))
 }
 

@@ -7,6 +7,7 @@ use vim25::datastore::DatastorePath;
 
 use super::health::Status;
 use super::phase::{Phase, Power, VANISHED};
+use super::question::Question;
 use super::record::Record;
 use super::restart::{Policy, Restarts};
 
@@ -23,6 +24,8 @@ pub struct Container {
     pub record: Record,
     /// The VM's power.
     pub power: Power,
+    /// What the VM waits for an answer to.
+    pub question: Option<Question>,
     /// The id of the host that the VM is on; empty when it is not known.
     pub host: String,
     /// The guest's last word on its run.
@@ -312,6 +315,7 @@ mod tests {
             named: None,
             record,
             power,
+            question: None,
             host: String::new(),
             run,
             mac: String::new(),

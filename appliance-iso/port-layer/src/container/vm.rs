@@ -23,6 +23,7 @@ use vim25::types::{
 };
 use vim25::{Error, Result};
 
+use super::question::Question;
 use super::record::{KEY_RECORD, Record, is_name};
 use super::restart::{KEY_RESTARTS, Restarts};
 use crate::Site;
@@ -122,6 +123,8 @@ impl Site {
                 option(KEY_EXIT, NO_WORD.into()),
                 option("answer.msg.serial.file.open", "Append".into()),
                 option("disk.EnableUUID", "TRUE".into()),
+                // One that an admin moves with its files is the same: it does not ask at its next power-on whether it was copied.
+                option("uuid.action", "keep".into()),
             ],
             name: Some(name),
             ..Default::default()
@@ -310,9 +313,18 @@ impl Site {
     /// Those of vSphere; a VM that is off already is none.
     pub async fn power_off(&self, vm: &ManagedObjectReference) -> Result<()> {
         let power_off = methods::PowerOffVMTask { this: vm.clone() };
-        // The second while the guest shuts itself down.
-        let unsettled = ["InvalidPowerState", "GenericVmConfigFault"];
+        // The second while the guest shuts itself down, the third until what it asks is answered.
+        let unsettled = ["InvalidPowerState", "GenericVmConfigFault", "QuestionPending"];
         self.power(&power_off, vm, VirtualMachinePowerState::PoweredOff, &unsettled).await
+    }
+
+    /// Answers what the VM asks so that it ends, or what it asks about does not come to pass.
+    ///
+    /// # Errors
+    /// Those of vSphere: `ConcurrentAccess` when somebody else has answered.
+    pub(crate) async fn answer(&self, vm: &ManagedObjectReference, question: &Question) -> Result<()> {
+        let (question_id, answer_choice) = (question.id.clone(), question.ending.clone());
+        self.session.call(&methods::AnswerVM { this: vm.clone(), question_id, answer_choice }).await
     }
 
     /// Waits until the VM is off, or gone.
@@ -382,8 +394,15 @@ impl Site {
     /// # Errors
     /// Those of vSphere; a VM that is gone already is none.
     pub async fn destroy(&self, vm: &ManagedObjectReference) -> Result<()> {
-        // Somebody has switched it on, or another removal has taken its disks, since it was looked at.
-        let old = ["InvalidPowerState", "GenericVmConfigFault", "FileLocked", "DeviceNotFound", "InvalidDeviceSpec"];
+        // Somebody has switched it on, or another removal has taken its disks, since it was looked at; or it waits for an answer.
+        let old = [
+            "InvalidPowerState",
+            "GenericVmConfigFault",
+            "QuestionPending",
+            "FileLocked",
+            "DeviceNotFound",
+            "InvalidDeviceSpec",
+        ];
         let end = Instant::now() + BUSY;
         loop {
             match self.destroy_once(vm).await {

@@ -11,6 +11,7 @@ use vim25::types::ManagedObjectReference;
 use super::{Engine, Failure, vm};
 use crate::container::health;
 use crate::container::phase::{Phase, Power};
+use crate::container::question::Question;
 use crate::container::reconciler::Watched;
 use crate::container::restart::{self, Policy};
 use crate::container::table::{Change, Container, Table};
@@ -229,6 +230,26 @@ async fn clear_one(engine: Weak<Engine>, watched: Watched, id: String) {
         let Err(error) = engine.remove_container(&id, false).await else { return };
         drop(engine);
         tries.failed(error).await;
+    }
+}
+
+/// Says in the log what VMs ask: neither a guest that stands still nor a power-on that does not end says why.
+pub(super) async fn tell_questions(watched: Watched) {
+    let mut said: BTreeMap<String, Question> = BTreeMap::new();
+    loop {
+        let asked = watched.until(|table| {
+            let open = table.iter().filter_map(|c| Some((c.record.name.clone(), c.question.clone()?)));
+            let open: BTreeMap<_, _> = open.collect();
+            let new: Vec<_> =
+                open.clone().into_iter().filter(|(name, question)| said.get(name) != Some(question)).collect();
+            said = open;
+            (!new.is_empty()).then_some(new)
+        });
+        let Ok(asked) = asked.await else { return };
+        for (name, question) in asked {
+            let text = question.text;
+            crate::say(&format!("container {name} stands still until its VM is told in vSphere, or ended: {text}"));
+        }
     }
 }
 

@@ -88,6 +88,17 @@ pub enum Failure {
         /// Why.
         error: String,
     },
+    /// The VM waits for an answer.
+    #[error(
+        "container {name} does not start before its VM is answered: answer it in vSphere and start the container again, or remove \
+         it by force; the VM asks: {text}"
+    )]
+    Asks {
+        /// The container's name.
+        name: String,
+        /// What the VM asks, in vSphere's words.
+        text: String,
+    },
     /// vSphere did it, and what was to follow did not.
     #[error("container {name} {what}")]
     Late {
@@ -200,6 +211,7 @@ impl Engine {
         tokio::spawn(keep::forget(Arc::downgrade(&engine), engine.watched().clone(), before.unwrap_or_default()));
         tokio::spawn(keep::reconnect(Arc::downgrade(&engine), engine.watched().clone()));
         tokio::spawn(keep::clear_away(Arc::downgrade(&engine), engine.watched().clone()));
+        tokio::spawn(keep::tell_questions(engine.watched().clone()));
         tokio::spawn(keep::restart(Arc::downgrade(&engine), engine.watched().clone(), first));
         if let Some(guests) = engine.guests.clone() {
             tokio::spawn(keep::check(Arc::downgrade(&engine), engine.watched().clone(), guests));
@@ -306,13 +318,13 @@ impl Engine {
         if container.phase().is_alive() {
             self.tell(&container, Change::Kill { signal: SIGKILL });
             // What does not work now the removal itself will tell.
-            let _ = self.site.power_off(&vm(&container)).await;
+            let _ = self.power_off(&container).await;
             // Who is attached has what is there, and hears of the end.
             self.heard(id).await;
         }
         // Who reads its log has what is there: it is a file of the VM's.
         let _ = timeout(READ, self.readers.left(id)).await;
-        self.site.destroy(&vm(&container)).await?;
+        self.answering(&container, Box::pin(self.site.destroy(&vm(&container)))).await?;
         let gone = self.watched().until(|table| table.find(id).is_err().then_some(()));
         let gone = timeout(OFF, gone).await.map_err(|_| late(&container, "was destroyed, and is still listed"))?;
         self.forget(id);

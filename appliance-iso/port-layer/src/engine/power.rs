@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tether_proto::signal;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::{Engine, Failure, OFF, Outcome, Result, guest, late, of, vm};
 use crate::container::admission::Operation;
@@ -21,6 +21,8 @@ const STOP: Duration = Duration::from_secs(10);
 const GRACE: Duration = Duration::from_secs(5);
 /// How long the guest of a process that has ended may take to write what is left in its memory to its disk.
 const FLUSH: Duration = Duration::from_secs(600);
+/// Pause before a question is answered again.
+const AGAIN: Duration = Duration::from_millis(300);
 /// The signal that asks a process to end, unless its container has one of its own.
 const SIGTERM: i32 = 15;
 /// The signal that no process survives, and that the end of its VM amounts to.
@@ -36,7 +38,9 @@ impl Engine {
         let lock = self.lock(&id);
         let held = lock.lock().await;
         if self.admit(&id, Operation::Start)? == Outcome::Already {
-            return Ok(Outcome::Already);
+            let table = self.table();
+            let still = table.find(&id)?.phase() == Phase::Starting;
+            return asked(&table, &id).filter(|_| still).map_or(Ok(Outcome::Already), Err);
         }
         let outcome = self.power_on(&id, 0).await;
         self.after_start(&id, &outcome).await;
@@ -52,9 +56,11 @@ impl Engine {
         outcome
     }
 
-    /// A policy counts from a start on that has succeeded: after one that has not, the container is as if it was stopped.
+    /// A policy counts from a start on that has succeeded: after one that has not, the container is as if it was stopped.  One whose
+    /// VM asks may start yet.
     async fn after_start(&self, id: &str, outcome: &Result<Outcome>) {
-        let failed = outcome.as_ref().is_err_and(|failure| !matches!(failure, Failure::NoProcess { .. }));
+        let may_run = |failure: &Failure| matches!(failure, Failure::NoProcess { .. } | Failure::Asks { .. });
+        let failed = outcome.as_ref().is_err_and(|failure| !may_run(failure));
         let container = self.table().find(id).ok().filter(|c| failed && !c.phase().is_alive()).cloned();
         if let Some(container) = container {
             // Where that fails, too, the policy goes on: the client has asked for a container that runs.
@@ -64,6 +70,15 @@ impl Engine {
 
     /// Starts a container, by its policy for the time `count`, or by a client.
     pub(super) async fn power_on(&self, id: &str, count: u32) -> Result<Outcome> {
+        // Nobody here knows the answer, and a start that waits for it holds the container's lock for ever.
+        tokio::select! {
+            biased;
+            asks = self.asks(id) => Err(asks),
+            outcome = self.power_on_unasked(id, count) => outcome,
+        }
+    }
+
+    async fn power_on_unasked(&self, id: &str, count: u32) -> Result<Outcome> {
         // A guest whose process has ended powers itself off.
         if self.off(id).await? {
             // Or starts anew, for somebody has told it to.
@@ -123,11 +138,14 @@ impl Engine {
         let id = self.table().find(wanted)?.record.id.clone();
         let lock = self.lock(&id);
         let _held = lock.lock().await;
-        if self.admit(&id, Operation::Stop)? == Outcome::Already {
+        let admitted = self.admit(&id, Operation::Stop)?;
+        let container = self.table().find(&id)?.clone();
+        stop_signal(&container, signal)?;
+        self.cut_short(&container).await?;
+        if admitted == Outcome::Already {
             return Ok(Outcome::Already);
         }
         let container = self.table().find(&id)?.clone();
-        stop_signal(&container, signal)?;
         self.mark_stopped(&container).await?;
         let outcome = match container.phase().is_alive() {
             true => self.end(&id, signal, limit).await?,
@@ -177,14 +195,15 @@ impl Engine {
         let (signal, number) = stop_signal(&container, signal)?;
         let limit = limit.or(container.record.stopping().1).unwrap_or(STOP);
         self.tell(&container, Change::Kill { signal: number });
-        let mut asked = self.ask_to_stop(&container, &signal, limit).await;
-        if !asked {
+        // Nor does one listen that stands still.
+        let still = container.question.is_some();
+        let mut asked = !still && self.ask_to_stop(&container, &signal, limit).await;
+        if !asked && !still {
             asked = self.site.shut_down(&vm(&container)).await.is_ok();
         }
         // A guest that does not listen, yet or any more, is powered off at once.
-        if !asked || timeout(limit + GRACE, self.until_ended(id)).await.is_err() {
-            self.tell(&container, Change::Kill { signal: SIGKILL });
-            self.site.power_off(&vm(&container)).await.map_err(|error| of(&container, error))?;
+        if !asked || !self.ends_within(id, limit + GRACE).await {
+            return self.cut_off(&container).await;
         }
         self.until_off(&container).await
     }
@@ -201,7 +220,12 @@ impl Engine {
         self.admit(id, Operation::Kill)?;
         // No lock where it is alive: a kill ends what holds it.  Its policy may be about to start it, though.
         let mut _held = None;
-        if !container.phase().is_alive() {
+        if container.question.is_some() && number == SIGKILL {
+            // Nor does its policy start it again before that is told that it is not to; whoever holds the lock sees the question.
+            _held = Some(self.lock(id).lock_owned().await);
+            self.cut_short(&self.table().find(id)?.clone()).await?;
+            container = self.table().find(id)?.clone();
+        } else if !container.phase().is_alive() {
             tokio::select! {
                 held = self.lock(id).lock_owned() => _held = Some(held),
                 alive = self.until(id, Phase::is_alive) => alive?,
@@ -223,9 +247,8 @@ impl Engine {
         }
         self.tell(&container, Change::Kill { signal: number });
         let sent = self.send_signal(&container, number, Duration::ZERO).await;
-        let ended = async { sent.is_ok() && timeout(GRACE, self.until_ended(id)).await.is_ok() };
-        if !ended.await {
-            self.site.power_off(&vm(&container)).await.map_err(|error| of(&container, error))?;
+        if sent.is_err() || !self.ends_within(id, GRACE).await {
+            self.power_off(&container).await?;
         }
         self.until_off(&container).await
     }
@@ -262,15 +285,100 @@ impl Engine {
         Ok(found.await?)
     }
 
-    /// Waits until the container's process has ended, or it is gone.
-    async fn until_ended(&self, id: &str) -> Result<()> {
-        Ok(self.watched().until(|t| t.find(id).map_or(true, Container::has_ended).then_some(())).await?)
+    /// Waits until the container's process has ended, or it is gone; false when it does not within `limit`, or asks something
+    /// before.
+    async fn ends_within(&self, id: &str, limit: Duration) -> bool {
+        let ended = self.watched().until(|table| match table.find(id) {
+            Ok(container) if container.has_ended() => Some(true),
+            Ok(container) => container.question.is_some().then_some(false),
+            Err(_) => Some(true),
+        });
+        // Where vSphere is not watched any more the power tells.
+        timeout(limit, ended).await.is_ok_and(|ended| ended.unwrap_or(true))
+    }
+
+    /// Ends what waits for an answer: a guest that stands still, or a power-on.  Nothing else can be done to the VM before.
+    async fn cut_short(&self, container: &Container) -> Result<()> {
+        if container.question.is_none() {
+            return Ok(());
+        }
+        if container.phase().is_alive() {
+            self.cut_off(container).await.map(drop)
+        } else {
+            self.power_off(container).await
+        }
+    }
+
+    /// Ends a container whose guest does not.
+    async fn cut_off(&self, container: &Container) -> Result<Outcome> {
+        self.tell(container, Change::Kill { signal: SIGKILL });
+        self.power_off(container).await?;
+        self.until_off(container).await
+    }
+
+    /// Powers a container's VM off, whatever it asks.
+    pub(super) async fn power_off(&self, container: &Container) -> Result<()> {
+        let done = self.answering(container, Box::pin(self.site.power_off(&vm(container)))).await;
+        done.map_err(|error| of(container, error))?;
+        // Who starts it next does not run into what was answered.
+        let id = &container.record.id;
+        let quiet = self.watched().until(|t| t.find(id).map_or(true, |c| c.question.is_none()).then_some(()));
+        let _ = timeout(OFF, quiet).await;
+        Ok(())
+    }
+
+    /// Sees `work` through, which ends the container, and answers meanwhile what its VM asks so that it does.
+    pub(super) async fn answering<T>(&self, container: &Container, work: impl Future<Output = T>) -> T {
+        let id = &container.record.id;
+        let open = |table: &Table, answered: Option<&String>| {
+            let question = table.find(id).ok().and_then(|c| c.question.clone());
+            question.filter(|question| answered != Some(&question.id))
+        };
+        let mut answered = None;
+        // First, for a VM is off as long as its power-on waits: the work would find that it has ended.
+        if let Some(question) = open(&self.table(), None)
+            && self.site.answer(&vm(container), &question).await.is_ok()
+        {
+            answered = Some(question.id);
+        }
+        let answers = async {
+            loop {
+                let asked = self.watched().until(|table| open(table, answered.as_ref()));
+                // What is not seen the work runs into.
+                let Ok(question) = asked.await else { return std::future::pending().await };
+                match self.site.answer(&vm(container), &question).await {
+                    Ok(()) => answered = Some(question.id),
+                    // Somebody else may have answered, or it fails now and not in a moment.
+                    Err(_) => sleep(AGAIN).await,
+                }
+            }
+        };
+        tokio::select! {
+            done = work => done,
+            never = answers => never,
+        }
+    }
+
+    /// Waits until the container's VM asks something; that in words.
+    async fn asks(&self, id: &str) -> Failure {
+        match self.watched().until(|table| asked(table, id)).await {
+            Ok(asks) => asks,
+            // Whoever waits for something else learns of that, too.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// Waits until the VM is off, which it is about to be: as soon as its guest has written its disk.
     async fn until_off(&self, container: &Container) -> Result<Outcome> {
         let id = &container.record.id;
-        let _ = timeout(FLUSH, self.until(id, |phase| !phase.is_alive())).await;
+        let flushed = self
+            .watched()
+            .until(|t| t.find(id).map_or(true, |c| !c.phase().is_alive() || c.question.is_some()).then_some(()));
+        let _ = timeout(FLUSH, flushed).await;
+        // It does not get on with it.
+        if self.table().find(id).is_ok_and(|c| c.question.is_some()) {
+            self.power_off(container).await?;
+        }
         let off = self.watched().until(|t| t.find(id).map_or(true, |c| c.power == Power::Off).then_some(()));
         match timeout(OFF, off).await {
             Ok(off) => Ok(off.map(|()| Outcome::Done)?),
@@ -285,7 +393,7 @@ impl Engine {
         let is_settled = |c: &Container| c.power == Power::Off || c.phase().is_alive();
         let settled = self.watched().until(|t| t.find(id).map_or(true, is_settled).then_some(()));
         if timeout(OFF, settled).await.is_err() {
-            self.site.power_off(&vm(&container)).await.map_err(|error| of(&container, error))?;
+            self.power_off(&container).await?;
             self.until_off(&container).await?;
         }
         Ok(self.table().find(id)?.phase().is_alive())
@@ -298,6 +406,13 @@ fn stop_signal(container: &Container, wanted: Option<&str>) -> Result<(String, i
     let name = wanted.map(str::to_owned).or(own).unwrap_or_else(|| "SIGTERM".to_owned());
     let number = signal::number(&name).ok_or_else(|| invalid_signal(&name))?;
     Ok((name, number))
+}
+
+/// What a container's VM asks, in words.
+fn asked(table: &Table, id: &str) -> Option<Failure> {
+    let container = table.find(id).ok()?;
+    let text = container.question.as_ref()?.text.clone();
+    Some(Failure::Asks { name: container.record.name.clone(), text })
 }
 
 fn invalid_signal(text: &str) -> Failure {
