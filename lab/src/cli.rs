@@ -126,7 +126,8 @@ enum Faults {
 // Not `#[group]`: that would take in every option of the struct.
 #[command(group(
     clap::ArgGroup::new("effect").required(true).args([
-        "fault", "drop", "expire_session", "delay", "kill_vm", "question", "restart", "fill_datastore", "preset",
+        "fault", "drop", "expire_session", "delay", "kill_vm", "question", "lose_files", "restart", "fill_datastore",
+        "preset",
     ])
 ))]
 struct AddFault {
@@ -147,7 +148,7 @@ struct AddFault {
     fault: Option<String>,
     /// The call succeeds, and its task fails.
     // `requires` alone is waived where its option is shut out by another effect.
-    #[arg(long, requires = "fault", conflicts_with_all = ["drop", "expire_session", "delay", "kill_vm", "question", "restart", "fill_datastore", "preset"])]
+    #[arg(long, requires = "fault", conflicts_with_all = ["drop", "expire_session", "delay", "kill_vm", "question", "lose_files", "restart", "fill_datastore", "preset"])]
     in_task: bool,
     /// Close the connection before or after the effect.
     #[arg(long, value_enum)]
@@ -159,7 +160,7 @@ struct AddFault {
     #[arg(long, value_name = "MILLISECONDS")]
     delay: Option<u64>,
     /// And up to this many milliseconds more.
-    #[arg(long, requires = "delay", default_value_t = 0, value_name = "MILLISECONDS", conflicts_with_all = ["fault", "drop", "expire_session", "kill_vm", "question", "restart", "fill_datastore", "preset"])]
+    #[arg(long, requires = "delay", default_value_t = 0, value_name = "MILLISECONDS", conflicts_with_all = ["fault", "drop", "expire_session", "kill_vm", "question", "lose_files", "restart", "fill_datastore", "preset"])]
     jitter: u64,
     /// Kill the QEMU process of this VM.
     #[arg(long, value_name = "VM")]
@@ -173,6 +174,9 @@ struct AddFault {
     /// This datastore is full until the rule is removed, whatever is called.
     #[arg(long, value_name = "DATASTORE")]
     fill_datastore: Option<String>,
+    /// The files of this VM are out of reach until the rule is removed, whatever is called.
+    #[arg(long, value_name = "VM")]
+    lose_files: Option<String>,
     /// The rules of a preset: `vcenter`.
     #[arg(long)]
     preset: Option<String>,
@@ -191,6 +195,8 @@ impl AddFault {
             Effect::KillVm { vm }
         } else if let Some(question) = self.question {
             Effect::Ask { question }
+        } else if let Some(vm) = self.lose_files {
+            Effect::LoseFiles { vm }
         } else if self.restart {
             Effect::Restart
         } else if let Some(datastore) = self.fill_datastore {
@@ -437,6 +443,7 @@ mod tests {
             "--expire-session",
             "--kill-vm a",
             "--question a",
+            "--lose-files a",
             "--restart",
             "--fill-datastore a",
             "--preset vcenter",

@@ -46,6 +46,11 @@ pub(crate) enum Effect {
         /// Its name.
         datastore: String,
     },
+    /// The files of this VM are out of reach for as long as the rule is there, whatever is called.
+    LoseFiles {
+        /// Its name, or its id.
+        vm: String,
+    },
     /// The QEMU process of this VM is killed, then the call goes on.
     KillVm {
         /// Its name.
@@ -118,6 +123,16 @@ impl Faults {
         names.collect()
     }
 
+    /// The VMs whose files a rule puts out of reach.
+    pub(crate) fn lost(&self) -> BTreeSet<String> {
+        let state = self.lock();
+        let names = state.1.iter().filter_map(|r| match &r.effect {
+            Effect::LoseFiles { vm } => Some(vm.clone()),
+            _ => None,
+        });
+        names.collect()
+    }
+
     /// Removes one rule, or all.
     pub(crate) fn clear(&self, id: Option<u64>) -> usize {
         let mut state = self.lock();
@@ -145,7 +160,7 @@ impl Faults {
                     verdict.delay += Duration::from_millis(milliseconds + spread);
                 }
                 // A state, not an answer to a call.
-                Effect::FillDatastore { .. } => {}
+                Effect::FillDatastore { .. } | Effect::LoseFiles { .. } => {}
                 other if verdict.effect.is_none() => verdict.effect = Some(other.clone()),
                 _ => {}
             }

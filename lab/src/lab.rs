@@ -90,22 +90,27 @@ impl Lab {
     /// Adds a fault rule and gives its number.
     ///
     /// # Errors
-    /// When it fills a datastore that is not there.
+    /// When it is about a datastore or a VM that is not there.
     pub(crate) fn add_fault(&self, rule: Rule) -> Result<u64> {
         if let Effect::FillDatastore { datastore } = &rule.effect
             && self.read(|w| w.datastore_named(datastore).is_none())
         {
             return Err(Error::Refused(format!("there is no datastore {datastore}")));
         }
+        if let Effect::LoseFiles { vm } = &rule.effect
+            && self.read(|w| !w.vms().any(|(entry, _)| entry.name == *vm || entry.id == *vm))
+        {
+            return Err(Error::Refused(format!("there is no VM {vm}")));
+        }
         let id = self.faults.add(rule);
-        self.change(|w| w.set_filled(self.faults.filled()));
+        self.change(|w| w.set_trouble(self.faults.filled(), self.faults.lost()));
         Ok(id)
     }
 
     /// Removes one fault rule, or all.
     pub(crate) fn clear_faults(&self, id: Option<u64>) {
         self.faults.clear(id);
-        self.change(|w| w.set_filled(self.faults.filled()));
+        self.change(|w| w.set_trouble(self.faults.filled(), self.faults.lost()));
     }
 
     /// The API's sessions.

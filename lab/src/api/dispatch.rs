@@ -134,7 +134,7 @@ pub(super) async fn answer(
         Some(Effect::KillVm { vm }) => vm::kill(&lab, &vm),
         Some(Effect::Ask { question }) if call.name == "PowerOnVM_Task" => asked = Some(question),
         Some(Effect::Ask { question }) => question::ask(&lab, &this, &question).await,
-        Some(Effect::Delay { .. } | Effect::FillDatastore { .. }) | None => {}
+        Some(Effect::Delay { .. } | Effect::FillDatastore { .. } | Effect::LoseFiles { .. }) | None => {}
     }
 
     let open = matches!(call.name.as_str(), "RetrieveServiceContent" | "CurrentTime" | "Login" | "SessionIsActive");

@@ -162,7 +162,10 @@ impl Scope<'_> {
         let mut elements = self.property(object, kind, first.name);
         let mut whole_array = field.array && first.key.is_none();
         pick(&mut elements, field, first.key).ok_or_else(bad)?;
+        let mut unset = false;
         for step in steps {
+            // Of what is not there no array is empty: it is unset, too.
+            unset |= elements.is_empty();
             if whole_array || !matches!(field.kind, Kind::Data) {
                 return Err(bad());
             }
@@ -174,7 +177,7 @@ impl Scope<'_> {
             pick(&mut elements, next, step.key).ok_or_else(bad)?;
             field = next;
         }
-        Ok(wrap(elements, field, whole_array))
+        Ok(if unset { None } else { wrap(elements, field, whole_array) })
     }
 
     /// Everything that a filter's spec finds.  Objects that are named in the spec and are gone are in `missing`.

@@ -581,3 +581,29 @@ async fn a_vm_that_asks_takes_one_answer_and_nothing_else() {
     assert!(matches!(*error.fault, AnyMethodFault::GenericVmConfigFault(_)), "{error:?}");
     bench.run(&m::DestroyTask { this: vm }).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_vm_whose_files_are_out_of_reach_can_be_unregistered_and_no_more() {
+    let bench = Bench::new(false).await;
+    let vm = create(&bench, "vm", Vec::new()).await;
+    let lose = |vm: &str| Rule {
+        id: 0,
+        method: "*".into(),
+        object: "*".into(),
+        skip: 0,
+        times: None,
+        effect: Effect::LoseFiles { vm: vm.into() },
+        seen: 0,
+    };
+    bench.lab.add_fault(lose("no-such-vm")).unwrap_err();
+    bench.lab.add_fault(lose("vm")).unwrap();
+    let entry = |w: &crate::world::World, name: &str| w.get(&vm.value).map(|e| w.property(e, name).len());
+    assert_eq!(bench.lab.read(|w| entry(w, "config")), Some(0));
+    refused(change(&bench, &vm, Vec::new()).await, "InvalidState");
+    refused(bench.run(&m::DestroyTask { this: vm.clone() }).await, "InvalidState");
+    bench.lab.clear_faults(None);
+    change(&bench, &vm, Vec::new()).await.unwrap();
+    bench.lab.add_fault(lose(&vm.value)).unwrap();
+    bench.call(&m::UnregisterVM { this: vm.clone() }).await.unwrap();
+    assert!(bench.lab.read(|w| w.file("[datastore1] vm/vm.vmx")).is_some_and(|file| file.exists()));
+}

@@ -6,7 +6,7 @@ use vim25_types::{
 };
 
 use super::dispatch::Cx;
-use super::{fault, question};
+use super::{fault, vm};
 use crate::world::{Entry, now};
 
 /// What a task's work ends with.
@@ -49,10 +49,10 @@ impl Cx {
             let busy = exclusive.then(|| lab.occupy(&object.value, &id));
             let outcome = match (forced, &busy) {
                 (Some(fault), _) => Err(fault),
-                (None, Some(Err(other))) => question::must_not_ask(&lab, &object).and(Err(fault::in_progress(other))),
-                (None, _) => match question::must_not_ask(&lab, &object) {
+                (None, Some(Err(other))) => vm::must_be_ready(&lab, &object).and(Err(fault::in_progress(other))),
+                (None, _) => match vm::must_be_ready(&lab, &object) {
                     Ok(()) => work.await,
-                    Err(pending) => Err(pending),
+                    Err(not_ready) => Err(not_ready),
                 },
             };
             // Before anybody is told of the end: the next task may follow at once.

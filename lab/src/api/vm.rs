@@ -44,6 +44,15 @@ pub(super) fn must_be_off(lab: &Lab, this: &Moref) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Refuses what is done to a VM that waits for an answer, or whose files are out of reach.
+pub(super) fn must_be_ready(lab: &Lab, this: &Moref) -> Result<(), Fault> {
+    question::must_not_ask(lab, this)?;
+    if lab.read(|w| w.is_lost(&this.value)) {
+        return Err(fault::invalid_state("the virtual machine is inaccessible"));
+    }
+    Ok(())
+}
+
 /// Kills the QEMU process of the VM of that name, as a crash of the hypervisor would.
 pub(super) fn kill(lab: &Arc<Lab>, name: &str) {
     let id = lab.read(|w| w.vms().find(|(e, _)| e.name == name || e.id == name).map(|(e, _)| e.id.clone()));

@@ -47,6 +47,8 @@ pub(crate) struct World {
     options: BTreeMap<String, String>,
     /// Datastores that have no room, whatever the machine's disk has.
     filled: BTreeSet<String>,
+    /// Names or ids of VMs whose files are out of reach.
+    lost: BTreeSet<String>,
     next: u64,
     version: u64,
     dirty: BTreeSet<String>,
@@ -81,6 +83,7 @@ impl World {
             events: events::Events::default(),
             options: BTreeMap::new(),
             filled: BTreeSet::new(),
+            lost: BTreeSet::new(),
             next: 100,
             version: 1,
             dirty: BTreeSet::new(),
@@ -262,12 +265,17 @@ impl World {
         })
     }
 
-    /// Names the datastores that have no room.
-    pub(crate) fn set_filled(&mut self, names: BTreeSet<String>) {
-        if self.filled != names {
-            self.filled = names;
+    /// Names the datastores that have no room, and the VMs whose files are out of reach.
+    pub(crate) fn set_trouble(&mut self, filled: BTreeSet<String>, lost: BTreeSet<String>) {
+        if (&self.filled, &self.lost) != (&filled, &lost) {
+            (self.filled, self.lost) = (filled, lost);
             self.bump();
         }
+    }
+
+    /// Whether the files of the VM `id` are out of reach.
+    pub(crate) fn is_lost(&self, id: &str) -> bool {
+        self.lost.contains(id) || self.get(id).is_some_and(|entry| self.lost.contains(&entry.name))
     }
 
     /// Whether the object `id` is somewhere below `above`.

@@ -20,15 +20,17 @@ use crate::vm::guest::KEY_HOST_NAME;
 impl World {
     pub(super) fn vm_property(&self, entry: &Entry, vm: &VmObject, name: &str) -> Vec<Element> {
         match name {
+            // vSphere reads them from the files.
+            "config" | "layoutEx" | "snapshot" if self.is_lost(&entry.id) => Vec::new(),
             "config" => one(name, &vm.config),
-            "runtime" => one(name, &self.vm_runtime(vm)),
+            "runtime" => one(name, &self.vm_runtime(entry, vm)),
             "guest" => one(name, &guest(vm)),
             "guestHeartbeatStatus" => one(name, &heartbeat(vm)),
             "summary" => one(
                 name,
                 &VirtualMachineSummary {
                     vm: Some(entry.moref()),
-                    runtime: self.vm_runtime(vm),
+                    runtime: self.vm_runtime(entry, vm),
                     guest: Some(guest_summary(vm)),
                     config: config_summary(vm),
                     storage: Some(self.storage(vm)),
@@ -70,10 +72,14 @@ impl World {
         }
     }
 
-    fn vm_runtime(&self, vm: &VmObject) -> VirtualMachineRuntimeInfo {
+    fn vm_runtime(&self, entry: &Entry, vm: &VmObject) -> VirtualMachineRuntimeInfo {
         VirtualMachineRuntimeInfo {
             host: self.get(&vm.host).map(Entry::moref),
-            connection_state: VirtualMachineConnectionState::Connected,
+            connection_state: if self.is_lost(&entry.id) {
+                VirtualMachineConnectionState::Inaccessible
+            } else {
+                VirtualMachineConnectionState::Connected
+            },
             power_state: power_state(vm),
             fault_tolerance_state: VirtualMachineFaultToleranceState::NotConfigured,
             question: vm.asks().map(crate::api::question::info),
