@@ -24,7 +24,7 @@ use vic_tests::suite::NAME;
 use vic_tests::vch::{REGISTRY, inside};
 use vim25::Session;
 use vim25::datastore::DatastorePath;
-use vim25::types::{ManagedObjectReference, OptionValue, methods};
+use vim25::types::{ManagedObjectReference, OptionValue, VirtualMachineConfigSpec, VirtualMachineFileInfo, methods};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -363,6 +363,34 @@ fn docker_drives_containers() {
     assert_eq!(actions("container=waiter"), story.join("\n"));
     assert!(refused(&lab, &["rm", "talker"]).contains("No such container: talker"));
     assert_eq!(said(&lab, &["ps", "-aq"]), "");
+
+    // A VM of the VCH's that cannot be read may be a container of any image's.
+    let unread = block_on(async {
+        let session = stage.session().await;
+        let root = session.content().root_folder.clone();
+        let vapps = session.contained(&root, "VirtualApp", true, &["name"]).await.unwrap();
+        let this = vapps.into_iter().find(|vapp| vapp.get::<String>("name").unwrap().as_deref() == Some(NAME)).unwrap();
+        let files = VirtualMachineFileInfo { vm_path_name: Some("[datastore1]".into()), ..Default::default() };
+        let config = VirtualMachineConfigSpec { name: Some("unread".into()), files: Some(files), ..Default::default() };
+        let create = methods::CreateChildVMTask { this: this.reference, config, host: None };
+        let vm: ManagedObjectReference = session.run(&create).await.unwrap().unwrap().get().unwrap();
+        session.logout().await.unwrap();
+        vm
+    });
+    for kept in [true, false] {
+        let rule: &[&str] = if kept { &["faults", "add", "--lose-files", "unread"] } else { &["faults", "clear"] };
+        assert!(lab.run(rule).status.success());
+        // What is listed later is seen later.
+        create("last", "hello");
+        said(&lab, &["rm", "last"]);
+        said(&lab, &["image", "prune", "-af"]);
+        assert_eq!(said(&lab, &["images", "-q"]).is_empty(), !kept);
+    }
+    block_on(async {
+        let session = stage.session().await;
+        session.run(&methods::DestroyTask { this: unread }).await.unwrap();
+        session.logout().await.unwrap();
+    });
     assert_eq!(stage.inventory(), before, "nothing of the containers is left");
     stage.vic("delete", &["--name", NAME]).ended_with(0);
 }

@@ -14,3 +14,4 @@ mod logs;
 mod questions;
 mod reach;
 mod stage;
+mod unreachable;

@@ -593,10 +593,12 @@ async fn take(
             // One that runs is what matters most.
             users.sort_by_key(|c| !c.phase().is_up());
             let keeps = |up: bool| up || removal == Removal::Prune;
-            users.first().map(|c| (c.record.id.chars().take(12).collect(), keeps(c.phase().is_up())))
+            let known = users.first().map(|c| (c.record.id.chars().take(12).collect(), keeps(c.phase().is_up())));
+            // A container that cannot be read may use any image.
+            known.or_else(|| Some((table.unread().first()?.clone(), true)).filter(|_| removal == Removal::Prune))
         };
         // As it is when the store asks: a container that was being made when this began may be there by then.
-        let used = |disk: &str| engine.table().iter().any(|c| c.record.disk == disk);
+        let used = |disk: &str| engine.table().may_use(disk);
         let force = removal != Removal::Plain;
         let outcome = engine.images().remove(&wanted, whole.as_deref(), force, user, used).await;
         let removed = outcome.map_err(|error| refused(error, &wanted))?;

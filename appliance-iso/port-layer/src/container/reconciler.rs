@@ -3,7 +3,7 @@
 //! It watches every VM of the VCH's pool.  What it sees is levels, not edges: a state that comes twice does no harm, and what
 //! happened while nobody watched is told when it is seen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tether_proto::{Container as Guest, Document, KEY_CONTAINER, KEY_EXIT, Run};
@@ -152,21 +152,25 @@ enum Found {
     Container(Box<Container>),
     /// With the container's id.
     HalfMade(String),
+    /// It cannot be read, and never was.
+    Unread,
 }
 
 /// Takes in the VMs of the pool; returns what has happened to which containers.
 fn observe(table: &mut Table, objects: &[Object], vch: &str) -> Vec<(Record, Change)> {
-    let (mut containers, mut half_made) = (Vec::new(), BTreeMap::new());
+    let (mut containers, mut half_made, mut unreadable) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
     for object in objects {
         match find(object, vch, table).or_else(|| unread(object, table)) {
             Some(Found::Container(container)) => containers.push(*container),
             Some(Found::HalfMade(id)) => {
                 half_made.insert(object.reference.value.clone(), id);
             }
+            Some(Found::Unread) => _ = unreadable.insert(object.reference.value.clone()),
             None => {}
         }
     }
     table.set_half_made(half_made);
+    table.set_unread(unreadable);
     table.observe_all(containers)
 }
 
@@ -179,7 +183,23 @@ fn unread(object: &Object, table: &Table) -> Option<Found> {
     if let Some(id) = table.half_made().get(vm) {
         return Some(Found::HalfMade(id.clone()));
     }
-    table.iter().find(|container| container.vm == *vm).map(|known| Found::Container(Box::new(known.clone())))
+    let known = table.iter().find(|container| container.vm == *vm);
+    Some(known.map_or(Found::Unread, |known| {
+        let power = power_of(object).unwrap_or(known.power);
+        Found::Container(Box::new(Container { power, question: question_of(object), ..known.clone() }))
+    }))
+}
+
+fn power_of(object: &Object) -> Option<Power> {
+    Some(match object.get("runtime.powerState").ok()?? {
+        VirtualMachinePowerState::PoweredOn => Power::On,
+        VirtualMachinePowerState::Suspended => Power::Suspended,
+        _ => Power::Off,
+    })
+}
+
+fn question_of(object: &Object) -> Option<Question> {
+    object.get("runtime.question").ok().flatten().map(|info| Question::of(&info))
 }
 
 /// Reads a container of the VCH from its VM; none when it is none.
@@ -192,12 +212,7 @@ fn find(object: &Object, vch: &str, table: &Table) -> Option<Found> {
     let mac = guest.interfaces.into_iter().next().map(|i| i.mac.to_ascii_lowercase()).unwrap_or_default();
     let policy = Policy::of(&record.host_config);
     let restarts = value(&options, KEY_RESTARTS).and_then(|text| Restarts::from_text(&text).ok()).unwrap_or_default();
-    let power = match object.get("runtime.powerState").ok()?? {
-        VirtualMachinePowerState::PoweredOn => Power::On,
-        VirtualMachinePowerState::Suspended => Power::Suspended,
-        _ => Power::Off,
-    };
-    let question = object.get("runtime.question").ok().flatten().map(|info| Question::of(&info));
+    let (power, question) = (power_of(object)?, question_of(object));
     // While the VM is on, a word on the run before says that the new one's guest has not spoken yet.
     let is_old = |run: &Run| power == Power::On && restarts.last.as_ref() == Some(run);
     let word = value(&options, KEY_EXIT);
@@ -256,14 +271,16 @@ mod tests {
         let half_made = [(KEY_RECORD, record.to_text())];
         let made = [(KEY_RECORD, record.to_text()), (KEY_CONTAINER, Guest::default().to_text())];
         let mut table = Table::default();
-        // Of a VM that was never read nothing is known.
+        // Of a VM that was never read nothing is known: it may stand on anything.
         assert_eq!(observe(&mut table, &[vm(None)], "v"), []);
+        assert!(table.unread().contains("vm-1") && table.may_use("any"));
         observe(&mut table, &[vm(Some(&half_made))], "v");
         observe(&mut table, &[vm(None)], "v");
         assert_eq!(table.half_made().values().collect::<Vec<_>>(), ["c1"]);
         assert_eq!(observe(&mut table, &[vm(Some(&made))], "v"), [(record.clone(), Change::Create)]);
         assert_eq!(observe(&mut table, &[vm(None)], "v"), []);
         assert!(table.find("one").is_ok());
+        assert!(table.may_use(&record.disk) && !table.may_use("any"), "this one is known");
         // One that can be read and has no record is none.
         assert_eq!(observe(&mut table, &[vm(Some(&[]))], "v"), [(record.clone(), Change::Destroy)]);
         observe(&mut table, &[vm(Some(&made))], "v");

@@ -1,6 +1,6 @@
 //! [`Table`]: every container, found as Docker finds them, and what changed between two looks at vSphere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tether_proto::Run;
 use vim25::datastore::DatastorePath;
@@ -152,6 +152,8 @@ pub struct Table {
     containers: BTreeMap<String, Entry>,
     /// VMs of creates that have not come to their end, with the containers' ids.
     half_made: BTreeMap<String, String>,
+    /// VMs of which nobody knows what they are: their files cannot be reached since before they were seen.
+    unread: BTreeSet<String>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -239,9 +241,24 @@ impl Table {
         self.half_made = half_made;
     }
 
+    /// VMs, by their managed object ids, that may be containers and cannot be read.
+    pub fn unread(&self) -> &BTreeSet<String> {
+        &self.unread
+    }
+
+    /// Takes in which VMs cannot be read.
+    pub(crate) fn set_unread(&mut self, unread: BTreeSet<String>) {
+        self.unread = unread;
+    }
+
+    /// Whether a container stands on a disk of an image's, or may: one that cannot be read may stand on any.
+    pub fn may_use(&self, disk: &str) -> bool {
+        !self.unread.is_empty() || self.iter().any(|container| container.record.disk == disk)
+    }
+
     /// Takes in everything at once: what is not among `now` is gone.  Returns what has happened to which containers.
     pub fn observe_all(&mut self, now: Vec<Container>) -> Vec<(Record, Change)> {
-        let there: std::collections::BTreeSet<&str> = now.iter().map(|c| c.record.id.as_str()).collect();
+        let there: BTreeSet<&str> = now.iter().map(|c| c.record.id.as_str()).collect();
         let lost = self.iter().map(|c| &c.record).filter(|r| !there.contains(r.id.as_str()));
         let lost: Vec<Record> = lost.cloned().collect();
         let mut changes = Vec::new();

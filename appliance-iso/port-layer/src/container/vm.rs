@@ -12,13 +12,14 @@ use std::time::Duration;
 use tether_proto::{Container as Guest, Document, Interface, KEY_CONTAINER, KEY_EXIT, Run};
 use tokio::time::{Instant, sleep};
 use vim25::datastore::DatastorePath;
+use vim25::property::Object;
 use vim25::types::{
     AnyValue, AnyVirtualDevice, ManagedObjectReference, Method, OptionValue, ParaVirtualSCSIController, VirtualCdrom,
     VirtualCdromIsoBackingInfo, VirtualController, VirtualDevice, VirtualDeviceConfigSpec,
     VirtualDeviceConfigSpecFileOperation, VirtualDeviceConfigSpecOperation, VirtualDeviceConnectInfo,
     VirtualDeviceFileBackingInfo, VirtualDisk, VirtualDiskFlatVer2BackingInfo, VirtualEthernetCard,
-    VirtualIDEController, VirtualMachineConfigSpec, VirtualMachineFileInfo, VirtualMachinePowerState,
-    VirtualMachineSnapshotInfo, VirtualSCSIController, VirtualSCSISharing, VirtualSerialPort,
+    VirtualIDEController, VirtualMachineConfigSpec, VirtualMachineConnectionState, VirtualMachineFileInfo,
+    VirtualMachinePowerState, VirtualMachineSnapshotInfo, VirtualSCSIController, VirtualSCSISharing, VirtualSerialPort,
     VirtualSerialPortFileBackingInfo, VirtualVmxnet, VirtualVmxnet3, methods,
 };
 use vim25::{Error, Result};
@@ -427,12 +428,38 @@ impl Site {
         Ok(())
     }
 
+    /// Takes a VM out of the inventory whose files vSphere does not reach, and which it therefore does not destroy: they stay.  False
+    /// when it does reach them.
+    ///
+    /// # Errors
+    /// Those of vSphere; a VM that is gone already is none.
+    pub(crate) async fn give_up(&self, vm: &ManagedObjectReference) -> Result<bool> {
+        match self.session.read(vm, &["runtime.connectionState"]).await {
+            Ok(facts) if is_inaccessible(&facts)? => {}
+            Ok(_) => return Ok(false),
+            Err(e) => return gone(Err(e)).map(|()| true),
+        }
+        gone(self.session.call(&methods::UnregisterVM { this: vm.clone() }).await).map(|()| true)
+    }
+
     async fn destroy_once(&self, vm: &ManagedObjectReference) -> Result<()> {
-        let facts = ["runtime.powerState", "config.files.vmPathName", "config.hardware.device", "snapshot"];
+        let facts = [
+            "runtime.connectionState",
+            "runtime.powerState",
+            "config.files.vmPathName",
+            "config.hardware.device",
+            "snapshot",
+        ];
         let facts = match self.session.read(vm, &facts).await {
             Ok(facts) => facts,
             Err(e) => return gone(Err(e)),
         };
+        if is_inaccessible(&facts)? {
+            return Err(Error::Invalid(format!(
+                "vSphere does not reach the files of the VM {vm}: bring its datastore back; removing the container by force leaves \
+                 them there"
+            )));
+        }
         if facts.get("runtime.powerState")? != Some(VirtualMachinePowerState::PoweredOff) {
             gone(self.power_off(vm).await)?;
         }
@@ -509,6 +536,13 @@ pub(crate) fn guest_of(options: &[OptionValue]) -> Option<String> {
 /// The folder of a VM's configuration file; never the root of a datastore.
 pub(crate) fn folder_of(vmx: &str) -> Option<DatastorePath> {
     DatastorePath::parse(vmx).map(|path| path.parent()).filter(|folder| !folder.path.is_empty())
+}
+
+/// Whether vSphere cannot read what a VM is: its datastore is away, its host knows it no more, or its configuration is broken.
+fn is_inaccessible(facts: &Object) -> Result<bool> {
+    use VirtualMachineConnectionState as State;
+    let state = facts.get("runtime.connectionState")?;
+    Ok(matches!(state, Some(State::Inaccessible | State::Invalid | State::Orphaned)))
 }
 
 /// A VM that is gone is as good.

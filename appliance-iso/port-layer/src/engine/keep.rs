@@ -253,6 +253,25 @@ pub(super) async fn tell_questions(watched: Watched) {
     }
 }
 
+/// Says in the log which VMs cannot be read: containers are missing, and images keep their disks.
+pub(super) async fn tell_unread(watched: Watched) {
+    let mut said: BTreeSet<String> = BTreeSet::new();
+    loop {
+        let unread = watched.until(|table| {
+            let new: Vec<_> = table.unread().difference(&said).cloned().collect();
+            said.clone_from(table.unread());
+            (!new.is_empty()).then_some(new)
+        });
+        let Ok(unread) = unread.await else { return };
+        for vm in unread {
+            crate::say(&format!(
+                "the VM {vm} cannot be read, and may be a container: until its files can be reached, or it is unregistered in vSphere, \
+                 no image's disk is removed"
+            ));
+        }
+    }
+}
+
 /// A run of a container, by the time of its start.
 type RunOf = (String, Option<u64>);
 

@@ -212,6 +212,7 @@ impl Engine {
         tokio::spawn(keep::reconnect(Arc::downgrade(&engine), engine.watched().clone()));
         tokio::spawn(keep::clear_away(Arc::downgrade(&engine), engine.watched().clone()));
         tokio::spawn(keep::tell_questions(engine.watched().clone()));
+        tokio::spawn(keep::tell_unread(engine.watched().clone()));
         tokio::spawn(keep::restart(Arc::downgrade(&engine), engine.watched().clone(), first));
         if let Some(guests) = engine.guests.clone() {
             tokio::spawn(keep::check(Arc::downgrade(&engine), engine.watched().clone(), guests));
@@ -324,7 +325,14 @@ impl Engine {
         }
         // Who reads its log has what is there: it is a file of the VM's.
         let _ = timeout(READ, self.readers.left(id)).await;
-        self.answering(&container, Box::pin(self.site.destroy(&vm(&container)))).await?;
+        let destroyed = self.answering(&container, Box::pin(self.site.destroy(&vm(&container)))).await;
+        if let Err(error) = destroyed {
+            if !force || !self.site.give_up(&vm(&container)).await? {
+                return Err(error.into());
+            }
+            let files = container.files.as_ref().map(ToString::to_string).unwrap_or_default();
+            crate::say(&format!("container {id} was removed without its files, which vSphere does not reach: {files}"));
+        }
         let gone = self.watched().until(|table| table.find(id).is_err().then_some(()));
         let gone = timeout(OFF, gone).await.map_err(|_| late(&container, "was destroyed, and is still listed"))?;
         self.forget(id);
