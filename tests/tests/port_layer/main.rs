@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "test helpers")]
 
 mod admin;
+mod clones;
 mod ends;
 mod faults;
 mod interleavings;

@@ -128,15 +128,27 @@ impl Stage {
     /// A VM with the endpoint VM's configuration, as a clone has it, and a card of its own or none.
     pub(crate) async fn copy_endpoint(&self) {
         let text = AnyValue::of(&self.config.to_text());
+        self.copy(vec![OptionValue { key: KEY_CONFIG.into(), value: Some(text) }]).await;
+    }
+
+    /// A VM with all that a container's has in its extraConfig, as a clone of it has.
+    pub(crate) async fn copy_container(&self, container: &str) -> ManagedObjectReference {
+        let vm = self.engine.table().find(container).unwrap().vm.clone();
+        let this = ManagedObjectReference::new("VirtualMachine", vm);
+        let facts = self.admin.read(&this, &["config.extraConfig"]).await.unwrap();
+        self.copy(facts.all("config.extraConfig").unwrap()).await
+    }
+
+    async fn copy(&self, extra_config: Vec<OptionValue>) -> ManagedObjectReference {
         let config = VirtualMachineConfigSpec {
             name: Some("copy".into()),
             guest_id: Some("other3xLinux64Guest".into()),
             files: Some(VirtualMachineFileInfo { vm_path_name: Some(format!("[{STORE}]")), ..Default::default() }),
-            extra_config: vec![OptionValue { key: KEY_CONFIG.into(), value: Some(text) }],
+            extra_config,
             ..Default::default()
         };
         let create = methods::CreateChildVMTask { this: self.pool.clone(), config, host: None };
-        self.admin.run(&create).await.unwrap();
+        self.admin.run(&create).await.unwrap().unwrap().get().unwrap()
     }
 
     /// The image's disk.

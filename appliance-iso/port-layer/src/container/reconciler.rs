@@ -3,6 +3,7 @@
 //! It watches every VM of the VCH's pool.  What it sees is levels, not edges: a state that comes twice does no harm, and what
 //! happened while nobody watched is told when it is seen.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ use super::question::Question;
 use super::record::{KEY_RECORD, Record};
 use super::restart::{KEY_RESTARTS, Policy, Restarts};
 use super::table::{Change, Container, Table};
-use super::vm::{folder_of, guest_of, name_of_admin};
+use super::vm::{UUIDS, folder_of, guest_of, is_itself, name_of_admin};
 use crate::Site;
 use crate::site::value;
 
@@ -54,6 +55,8 @@ impl Reconciler {
             "VirtualMachine",
             &[
                 "name",
+                UUIDS[0],
+                UUIDS[1],
                 "config.files.vmPathName",
                 "runtime.powerState",
                 "runtime.question",
@@ -149,29 +152,56 @@ pub(crate) fn not_watched() -> Error {
 
 /// What a VM of the VCH is.
 enum Found {
-    Container(Box<Container>),
+    /// With whether it is surely no clone.
+    Container(Box<Container>, bool),
     /// With the container's id.
     HalfMade(String),
+    /// A clone of a container, with the image's disk that its record names.
+    Copy(String),
     /// It cannot be read, and never was.
     Unread,
 }
 
 /// Takes in the VMs of the pool; returns what has happened to which containers.
 fn observe(table: &mut Table, objects: &[Object], vch: &str) -> Vec<(Record, Change)> {
-    let (mut containers, mut half_made, mut unreadable) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
+    let (mut half_made, mut copies, mut unreadable) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+    let mut containers: BTreeMap<String, (Container, bool)> = BTreeMap::new();
     for object in objects {
+        let vm = object.reference.value.clone();
         match find(object, vch, table).or_else(|| unread(object, table)) {
-            Some(Found::Container(container)) => containers.push(*container),
-            Some(Found::HalfMade(id)) => {
-                half_made.insert(object.reference.value.clone(), id);
+            Some(Found::Container(container, itself)) => {
+                let id = container.record.id.clone();
+                let mut claims = vec![(*container, itself)];
+                claims.extend(containers.remove(&id));
+                // The one that is known, or surely itself, or the older one.
+                let best =
+                    |(c, itself): &(Container, bool)| (is_known(table, &id, &c.vm), *itself, Reverse(age(&c.vm)));
+                claims.sort_by_key(best);
+                containers.extend(claims.pop().map(|one| (id, one)));
+                copies.extend(claims.into_iter().map(|(copy, _)| (copy.vm, copy.record.disk)));
             }
-            Some(Found::Unread) => _ = unreadable.insert(object.reference.value.clone()),
+            Some(Found::HalfMade(id)) => _ = half_made.insert(vm, id),
+            Some(Found::Copy(disk)) => _ = copies.insert(vm, disk),
+            Some(Found::Unread) => _ = unreadable.insert(vm),
             None => {}
         }
     }
+    // One of a container that is whole is a clone from before.
+    half_made.retain(|_, id| !containers.contains_key(id));
     table.set_half_made(half_made);
+    table.set_copies(copies);
     table.set_unread(unreadable);
-    table.observe_all(containers)
+    table.observe_all(containers.into_values().map(|(container, _)| container).collect())
+}
+
+/// Whether a VM is the container `id` already.
+fn is_known(table: &Table, id: &str, vm: &str) -> bool {
+    table.find(id).is_ok_and(|known| known.vm == vm)
+}
+
+/// The order in which VMs were made: vSphere counts them.
+fn age(vm: &str) -> (usize, String) {
+    (vm.len(), vm.to_owned())
 }
 
 /// What a VM was when it could be read, while it cannot: vSphere leaves the configuration unset of one whose files it does not reach.
@@ -183,10 +213,13 @@ fn unread(object: &Object, table: &Table) -> Option<Found> {
     if let Some(id) = table.half_made().get(vm) {
         return Some(Found::HalfMade(id.clone()));
     }
+    if let Some(disk) = table.copies().get(vm) {
+        return Some(Found::Copy(disk.clone()));
+    }
     let known = table.iter().find(|container| container.vm == *vm);
     Some(known.map_or(Found::Unread, |known| {
         let power = power_of(object).unwrap_or(known.power);
-        Found::Container(Box::new(Container { power, question: question_of(object), ..known.clone() }))
+        Found::Container(Box::new(Container { power, question: question_of(object), ..known.clone() }), true)
     }))
 }
 
@@ -206,6 +239,13 @@ fn question_of(object: &Object) -> Option<Question> {
 fn find(object: &Object, vch: &str, table: &Table) -> Option<Found> {
     let options = object.all(EXTRA_CONFIG).ok()?;
     let record = Record::from_text(&value(&options, KEY_RECORD)?).ok().filter(|record| record.vch == vch)?;
+    let vm = object.reference.value.clone();
+    // A container that is known stays one, whatever becomes of its VM's UUIDs; and so does a clone that was found out beside it.
+    let itself = is_itself(object, &options);
+    let copied = itself == Some(false) || (itself.is_none() && table.copies().contains_key(&vm));
+    if copied && !is_known(table, &record.id, &vm) {
+        return Some(Found::Copy(record.disk));
+    }
     let Some(guest) = guest_of(&options) else { return Some(Found::HalfMade(record.id)) };
     // A newer version's is not read, and the container is there all the same.
     let guest = Guest::from_text(&guest).unwrap_or_default();
@@ -222,7 +262,6 @@ fn find(object: &Object, vch: &str, table: &Table) -> Option<Found> {
         // What was seen of it holds.
         None => table.find(&record.id).ok().and_then(|known| known.run.clone()),
     };
-    let vm = object.reference.value.clone();
     let files = object.get("config.files.vmPathName").ok().flatten().and_then(|path: String| folder_of(&path));
     let named = object.get("name").ok().flatten().and_then(|name: String| name_of_admin(&name, &record));
     let host = object.get("runtime.host").ok().flatten().map(|host: ManagedObjectReference| host.value);
@@ -242,7 +281,7 @@ fn find(object: &Object, vch: &str, table: &Table) -> Option<Found> {
         lost,
         removing: false,
     };
-    Some(Found::Container(Box::new(container)))
+    Some(Found::Container(Box::new(container), itself == Some(true)))
 }
 
 #[cfg(test)]
@@ -263,6 +302,54 @@ mod tests {
             properties.insert(EXTRA_CONFIG.into(), AnyValue::of_all("OptionValue", &options));
         }
         Object { reference, properties }
+    }
+
+    #[test]
+    fn of_two_vms_with_one_record_one_is_the_container_and_the_other_nobodys() {
+        let record = Record::sample("c1", "one");
+        let keys = |own: Option<&str>| {
+            let mut keys =
+                vec![(KEY_RECORD.to_owned(), record.to_text()), (KEY_CONTAINER.to_owned(), Guest::default().to_text())];
+            keys.extend(own.map(|own| ("vic.uuids".to_owned(), own.to_owned())));
+            keys
+        };
+        let claimant = |id: &str, uuid: &str, own: Option<&str>| {
+            let keys = keys(own);
+            let keys: Vec<_> = keys.iter().map(|(key, text)| (key.as_str(), text.clone())).collect();
+            let mut object = vm(Some(&keys));
+            object.reference.value = id.into();
+            object.properties.insert("config.uuid".into(), AnyValue::of(&uuid.to_owned()));
+            object
+        };
+        let seen =
+            |table: &Table| (table.find("c1").ok().map(|c| c.vm.clone()), table.copies().keys().cloned().collect());
+        let is = |vm: Option<&str>, copies: &[&str]| -> (Option<String>, Vec<String>) {
+            (vm.map(str::to_owned), copies.iter().map(|&copy| copy.to_owned()).collect())
+        };
+        // Whichever comes first, and alone: a clone is told by its UUIDs.
+        let (own, copy) = (claimant("vm-20", "a", Some("x a")), claimant("vm-3", "b", Some("x a")));
+        let mut table = Table::default();
+        observe(&mut table, &[copy.clone(), own.clone()], "v");
+        assert_eq!(seen(&table), is(Some("vm-20"), &["vm-3"]));
+        assert!(table.may_use(&record.disk));
+        assert_eq!(observe(&mut table, std::slice::from_ref(&copy), "v"), [(record.clone(), Change::Destroy)]);
+        assert_eq!(seen(&table), is(None, &["vm-3"]));
+        // One that is known stays what it is, and its clone, which vSphere has made itself, too.
+        observe(&mut table, std::slice::from_ref(&own), "v");
+        let changed = claimant("vm-20", "c", Some("x a"));
+        assert_eq!(observe(&mut table, &[changed, copy], "v"), []);
+        assert_eq!(seen(&table), is(Some("vm-20"), &["vm-3"]));
+        // Of an earlier version's the older one, and then the one that is known.
+        let (old, new) = (claimant("vm-9", "a", None), claimant("vm-10", "b", None));
+        let mut table = Table::default();
+        observe(&mut table, &[new.clone(), old.clone()], "v");
+        assert_eq!(seen(&table), is(Some("vm-9"), &["vm-10"]));
+        assert_eq!(observe(&mut table, std::slice::from_ref(&new), "v"), [(record.clone(), Change::Destroy)]);
+        assert_eq!(seen(&table), is(None, &["vm-10"]));
+        let mut table = Table::default();
+        observe(&mut table, std::slice::from_ref(&new), "v");
+        observe(&mut table, &[old, new], "v");
+        assert_eq!(seen(&table), is(Some("vm-10"), &["vm-9"]));
     }
 
     #[test]

@@ -154,6 +154,8 @@ pub struct Table {
     half_made: BTreeMap<String, String>,
     /// VMs of which nobody knows what they are: their files cannot be reached since before they were seen.
     unread: BTreeSet<String>,
+    /// VMs that have a container's record and are not the container, with the disk that the record names.
+    copies: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -251,9 +253,22 @@ impl Table {
         self.unread = unread;
     }
 
-    /// Whether a container stands on a disk of an image's, or may: one that cannot be read may stand on any.
+    /// VMs, by their managed object ids, that have a container's record and are not the container, with the disk that the record
+    /// names: clones, which are nobody's.
+    pub fn copies(&self) -> &BTreeMap<String, String> {
+        &self.copies
+    }
+
+    /// Takes in which VMs are copies.
+    pub(crate) fn set_copies(&mut self, copies: BTreeMap<String, String>) {
+        self.copies = copies;
+    }
+
+    /// Whether a VM stands on a disk of an image's, or may: one that cannot be read may stand on any, and a clone on that of its
+    /// container.
     pub fn may_use(&self, disk: &str) -> bool {
-        !self.unread.is_empty() || self.iter().any(|container| container.record.disk == disk)
+        let mut used = self.iter().map(|container| &container.record.disk).chain(self.copies.values());
+        !self.unread.is_empty() || used.any(|one| one == disk)
     }
 
     /// Takes in everything at once: what is not among `now` is gone.  Returns what has happened to which containers.

@@ -37,6 +37,8 @@ const CONSOLE: &str = "tether.log";
 /// Key of a copy of the guest's document, which is not visible in the guest.  vSphere forgets the guest's keys when the VM goes off,
 /// if anybody has saved its settings while it was on: an admin in the host's client, with no change at all.
 const KEY_GUEST: &str = "vic.guest";
+/// Key of the UUIDs that vSphere gave the VM, as instance and as BIOS.  A clone has the key, too, and UUIDs of its own.
+const KEY_UUIDS: &str = "vic.uuids";
 /// The word on a run before the first one: no document, and not empty, for an empty value is no key.
 const NO_WORD: &str = "-";
 /// vSphere's limit on a VM's name.
@@ -142,7 +144,8 @@ impl Site {
     }
 
     async fn furnish(&self, vm: &ManagedObjectReference, new: New<'_>) -> Result<()> {
-        let facts = self.session.read(vm, &["config.files.vmPathName", "config.hardware.device"]).await?;
+        let wanted = [&UUIDS[..], &["config.files.vmPathName", "config.hardware.device"]].concat();
+        let facts = self.session.read(vm, &wanted).await?;
         let protocol = |reason: &str| Error::Protocol { what: format!("the new VM {vm}"), reason: reason.into() };
         let vmx: String = facts.require("config.files.vmPathName")?;
         let files = DatastorePath::parse(&vmx).ok_or_else(|| protocol("its path is no datastore path"))?.parent();
@@ -197,7 +200,11 @@ impl Site {
         guest.interfaces.push(Interface { mac, name: "eth0".into(), address: String::new(), gateway: None });
         let spec = VirtualMachineConfigSpec {
             device_change: vec![disk, add(cdrom.into()), add(port(-3, CONSOLE).into()), add(port(-4, OUTPUT).into())],
-            extra_config: vec![option(KEY_CONTAINER, guest.to_text()), option(KEY_GUEST, guest.to_text())],
+            extra_config: vec![
+                option(KEY_UUIDS, uuids(&facts).collect::<Vec<_>>().join(" ")),
+                option(KEY_CONTAINER, guest.to_text()),
+                option(KEY_GUEST, guest.to_text()),
+            ],
             ..Default::default()
         };
         self.change(&methods::ReconfigVMTask { this: vm.clone(), spec }).await.map(drop)
@@ -526,6 +533,21 @@ impl Site {
         }
         Ok(())
     }
+}
+
+/// Where a VM's UUIDs are.  vCenter changes the first when it finds another VM that has the same, and a host the second when the
+/// VM's files were copied.
+pub(crate) const UUIDS: [&str; 2] = ["config.instanceUuid", "config.uuid"];
+
+fn uuids(facts: &Object) -> impl Iterator<Item = String> {
+    UUIDS.iter().filter_map(|path| facts.get(path).ok().flatten())
+}
+
+/// Whether a VM is the one that its `options` were written for, and no clone of that; none where they do not say, as an earlier
+/// version left it.
+pub(crate) fn is_itself(facts: &Object, options: &[OptionValue]) -> Option<bool> {
+    let own = value(options, KEY_UUIDS)?;
+    Some(uuids(facts).any(|uuid| own.split(' ').any(|one| one.eq_ignore_ascii_case(&uuid))))
 }
 
 /// The guest's document, or the copy of it: one of a VM that was made to its end.

@@ -11,7 +11,6 @@ use vim25::types::ManagedObjectReference;
 use super::{Engine, Failure, vm};
 use crate::container::health;
 use crate::container::phase::{Phase, Power};
-use crate::container::question::Question;
 use crate::container::reconciler::Watched;
 use crate::container::restart::{self, Policy};
 use crate::container::table::{Change, Container, Table};
@@ -233,43 +232,37 @@ async fn clear_one(engine: Weak<Engine>, watched: Watched, id: String) {
     }
 }
 
-/// Says in the log what VMs ask: neither a guest that stands still nor a power-on that does not end says why.
-pub(super) async fn tell_questions(watched: Watched) {
-    let mut said: BTreeMap<String, Question> = BTreeMap::new();
+/// Says in the log what stands in the way and only an admin can change, once for as long as it does.
+pub(super) async fn tell(watched: Watched) {
+    let mut said = BTreeSet::new();
     loop {
-        let asked = watched.until(|table| {
-            let open = table.iter().filter_map(|c| Some((c.record.name.clone(), c.question.clone()?)));
-            let open: BTreeMap<_, _> = open.collect();
-            let new: Vec<_> =
-                open.clone().into_iter().filter(|(name, question)| said.get(name) != Some(question)).collect();
-            said = open;
+        let new = watched.until(|table| {
+            let lines = in_the_way(table);
+            let new: Vec<_> = lines.difference(&said).cloned().collect();
+            said = lines;
             (!new.is_empty()).then_some(new)
         });
-        let Ok(asked) = asked.await else { return };
-        for (name, question) in asked {
-            let text = question.text;
-            crate::say(&format!("container {name} stands still until its VM is told in vSphere, or ended: {text}"));
-        }
+        let Ok(new) = new.await else { return };
+        new.iter().for_each(|line| crate::say(line));
     }
 }
 
-/// Says in the log which VMs cannot be read: containers are missing, and images keep their disks.
-pub(super) async fn tell_unread(watched: Watched) {
-    let mut said: BTreeSet<String> = BTreeSet::new();
-    loop {
-        let unread = watched.until(|table| {
-            let new: Vec<_> = table.unread().difference(&said).cloned().collect();
-            said.clone_from(table.unread());
-            (!new.is_empty()).then_some(new)
-        });
-        let Ok(unread) = unread.await else { return };
-        for vm in unread {
-            crate::say(&format!(
-                "the VM {vm} cannot be read, and may be a container: until its files can be reached, or it is unregistered in vSphere, \
-                 no image's disk is removed"
-            ));
-        }
-    }
+fn in_the_way(table: &Table) -> BTreeSet<String> {
+    let asked = table.iter().filter_map(|c| Some((&c.record.name, &c.question.as_ref()?.text)));
+    let asked = asked.map(|(name, text)| {
+        format!(
+            "container {name} stands still until its VM is answered in vSphere, or it is ended; the VM asks: {text}"
+        )
+    });
+    let unread = table.unread().iter().map(|vm| {
+        format!(
+            "the VM {vm} cannot be read, and may be a container: no image's disk is removed until its files can be reached, or it \
+             is unregistered in vSphere"
+        )
+    });
+    let copies = table.copies().keys();
+    let copies = copies.map(|vm| format!("the VM {vm} is a copy of a container's: it is no container, and left alone"));
+    asked.chain(unread).chain(copies).collect()
 }
 
 /// A run of a container, by the time of its start.

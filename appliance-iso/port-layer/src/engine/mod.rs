@@ -211,8 +211,7 @@ impl Engine {
         tokio::spawn(keep::forget(Arc::downgrade(&engine), engine.watched().clone(), before.unwrap_or_default()));
         tokio::spawn(keep::reconnect(Arc::downgrade(&engine), engine.watched().clone()));
         tokio::spawn(keep::clear_away(Arc::downgrade(&engine), engine.watched().clone()));
-        tokio::spawn(keep::tell_questions(engine.watched().clone()));
-        tokio::spawn(keep::tell_unread(engine.watched().clone()));
+        tokio::spawn(keep::tell(engine.watched().clone()));
         tokio::spawn(keep::restart(Arc::downgrade(&engine), engine.watched().clone(), first));
         if let Some(guests) = engine.guests.clone() {
             tokio::spawn(keep::check(Arc::downgrade(&engine), engine.watched().clone(), guests));
