@@ -11,7 +11,7 @@ use port_layer::container::table::Container;
 use port_layer::{Failure, Outcome};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence, TestCaseError, TestRunner};
-use vim25::types::{ManagedObjectReference, methods};
+use vim25::types::{ManagedObjectReference, VirtualMachineQuestionInfo, methods};
 
 use crate::stage::{Stage, Told, in_time, runtime};
 
@@ -33,17 +33,25 @@ const ENDINGS: [&str; 4] = [
 /// One thing that is done, to the container of a name.
 #[derive(Debug, Clone)]
 enum Act {
-    Create { process: usize, ending: usize },
+    Create {
+        process: usize,
+        ending: usize,
+    },
     Start,
     Stop,
     Kill,
     Restart,
     Rename(usize),
-    Remove { force: bool },
+    Remove {
+        force: bool,
+    },
     WaitForEnd,
     AdminPowersOff,
     AdminRenames,
     AdminDestroys,
+    /// The VM asks now if it is on, or else when it is powered on.
+    Asks,
+    AdminAnswers,
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -59,6 +67,8 @@ fn act() -> impl Strategy<Value = Act> {
         2 => Just(Act::AdminPowersOff),
         1 => Just(Act::AdminRenames),
         1 => Just(Act::AdminDestroys),
+        3 => Just(Act::Asks),
+        1 => Just(Act::AdminAnswers),
     ]
 }
 
@@ -93,6 +103,9 @@ fn is_dockers(failure: &Failure) -> bool {
         Failure::NoProcess { code, .. } => *code == 127,
         // Its VM went off while it started: the guest's crash, or the admin's doing.
         Failure::Late { what, .. } => what.contains("went off"),
+        // Its VM has asked: when it was started, or when it was to be changed.
+        Failure::Asks { .. } => true,
+        Failure::Vsphere(error) => error.fault_name() == Some("QuestionPending"),
         _ => false,
     }
 }
@@ -113,7 +126,7 @@ async fn perform(stage: &Stage, name: &str, act: &Act) -> Result<(), Failure> {
             let wait = engine.wait_for(name, port_layer::Until::NotRunning);
             tokio::time::timeout(Duration::from_millis(100), wait).await.map_or(Ok(()), |ended| ended.map(drop))
         }
-        Act::AdminPowersOff | Act::AdminRenames | Act::AdminDestroys => {
+        Act::AdminPowersOff | Act::AdminRenames | Act::AdminDestroys | Act::Asks | Act::AdminAnswers => {
             let vm = engine.table().find(name)?.vm.clone();
             admin(stage, &ManagedObjectReference::new("VirtualMachine", vm), act).await;
             Ok(())
@@ -132,6 +145,22 @@ async fn admin(stage: &Stage, vm: &ManagedObjectReference, act: &Act) {
         Act::AdminDestroys => {
             let _ = stage.admin.run(&methods::PowerOffVMTask { this: this() }).await;
             stage.admin.run(&methods::DestroyTask { this: this() }).await
+        }
+        Act::Asks => {
+            for method in ["PowerOnVM_Task", "Reload"] {
+                let rule =
+                    ["--method", method, "--object", &vm.value, "--times", "1", "--question", "msg.full:No room."];
+                stage.faults(&[&["add"], &rule[..]].concat());
+            }
+            stage.admin.call(&methods::Reload { this: this() }).await.map(|()| None)
+        }
+        Act::AdminAnswers => {
+            let facts = stage.admin.read(vm, &["runtime.question"]).await;
+            let question: Option<VirtualMachineQuestionInfo> =
+                facts.ok().and_then(|facts| facts.get("runtime.question").unwrap());
+            let Some(question) = question else { return };
+            let answer = methods::AnswerVM { this: this(), question_id: question.id, answer_choice: "0".into() };
+            stage.admin.call(&answer).await.map(|()| None)
         }
         _ => stage.admin.run(&methods::PowerOffVMTask { this: this() }).await,
     };
