@@ -19,6 +19,7 @@ mod limits;
 mod network;
 mod output;
 mod process;
+mod program;
 mod scoped;
 mod storage;
 

@@ -18,7 +18,7 @@ use pid1::{Ending, Reaper};
 use tether_proto::{Process, record::Stream};
 use tokio::sync::oneshot;
 
-use crate::{accounts, accounts::Identity, environment, limits, scoped};
+use crate::{accounts, accounts::Identity, environment, limits, program::Program, scoped};
 
 /// Whether the process gets the container's root and user, or stays where it is: a test that is not root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,14 +95,11 @@ pub(crate) fn start(process: &Process, place: &Place, ready: impl FnOnce(&File))
     };
     let identity =
         accounts::resolve(&process.user, &process.groups, &text("/etc/passwd"), &text("/etc/group")).map_err(other)?;
-    let (program, arguments) = process.args.split_first().ok_or_else(|| other("no command specified".to_owned()))?;
-    let mut command = Command::new(program);
-    command.args(arguments).env_clear().envs(environment::variables(
-        &process.env,
-        &place.host_name,
-        &identity.home,
-        process.tty,
-    ));
+    let name = process.args.first().ok_or_else(|| other("no command specified".to_owned()))?;
+    let variables = environment::variables(&process.env, &place.host_name, &identity.home, process.tty);
+    let program = Program::prepare(&process.args, &variables).map_err(|e| other(format!("exec: {name:?}: {e}")))?;
+    // For the fork and the streams; the program is run by the child itself.
+    let mut command = Command::new(name);
     let owner = (*confinement == Confinement::Full).then_some(identity.uid);
     let streams =
         connect(&mut command, process, place, owner).map_err(|e| other(format!("cannot make its streams: {e}")))?;
@@ -111,8 +108,8 @@ pub(crate) fn start(process: &Process, place: &Place, ready: impl FnOnce(&File))
     }
     let enter = Enter::prepare(process, root, *confinement, identity).map_err(other)?;
     // SAFETY: between fork and exec it makes system calls only, on memory that was prepared before: no allocation, no lock.
-    unsafe { command.pre_exec(move || enter.enter()) };
-    let (pid, ended) = place.reaper.spawn(&mut command).map_err(|error| refused(program, &error))?;
+    unsafe { command.pre_exec(move || enter.enter().and_then(|()| Err(program.run()))) };
+    let (pid, ended) = place.reaper.spawn(&mut command).map_err(|error| refused(name, &error))?;
     Ok(Started { pid, ended, streams })
 }
 
@@ -122,7 +119,6 @@ fn refused(program: &str, error: &io::Error) -> NoProcess {
         Some(libc::ENOENT) if program.contains('/') => (127, format!("stat {program}: no such file or directory")),
         Some(libc::ENOENT) => (127, "executable file not found in $PATH".to_owned()),
         Some(libc::EACCES) => (126, "permission denied".to_owned()),
-        Some(libc::ENOEXEC) => (126, "exec format error".to_owned()),
         Some(libc::EISDIR) => (126, "is a directory".to_owned()),
         _ => (128, error.to_string()),
     };

@@ -271,6 +271,33 @@ async fn what_cannot_be_run_has_dockers_exit_codes() {
 }
 
 #[tokio::test]
+async fn what_the_kernel_does_not_run_has_been_a_process_and_said_so() {
+    let reaper = reaper();
+    let mut scratch = Scratch::new("");
+    std::fs::create_dir(scratch.at("bin")).unwrap();
+    let file = |name: &str, text: &str| {
+        let file = scratch.at("bin").join(name);
+        std::fs::write(&file, text).unwrap();
+        std::fs::set_permissions(&file, PermissionsExt::from_mode(0o755)).unwrap();
+        file.display().to_string()
+    };
+    let plain = file("plain", "echo a shell ran it\n");
+    let lost = file("lost", "#!/no/such/shell\n");
+    scratch.container.process.env = vec![format!("PATH=/nonexistent:{}", scratch.at("bin").display())];
+    for (program, said) in [
+        (plain.as_str(), format!("exec {plain}: exec format error\n")),
+        ("plain", format!("exec {plain}: exec format error\n")),
+        ("lost", format!("exec {lost}: no such file or directory\n")),
+    ] {
+        scratch.container.process.args = vec![program.to_owned()];
+        let (_sender, requests) = mpsc::unbounded_channel();
+        let outcome = scratch.run_under(reaper.clone(), requests).await;
+        assert_eq!(outcome.state(), &State::Exited { code: 1, out_of_memory: false }, "{program}");
+        assert_eq!((outcome.text(Stream::Stderr), outcome.text(Stream::Stdout)), (said, String::new()));
+    }
+}
+
+#[tokio::test]
 async fn the_host_stops_it_with_its_own_signal() {
     let mut scratch = Scratch::new("trap 'echo bye; exit 5' USR1; trap '' TERM; echo ready; while :; do :; done");
     scratch.container.process.stop_signal = "USR1".into();
