@@ -135,6 +135,7 @@ impl<S: System, K: Keys, L: Links> Guest<S, K, L> {
             ] {
                 storage::lay_over(&self.system, at, &text, &self.places)?;
             }
+            storage::mark(&self.places)?;
             storage::close_root(&self.system, container, &self.places)?;
             if !container.host_name.is_empty() {
                 self.system

@@ -1,6 +1,7 @@
 //! The container's file systems: its disks, found by their place on the controller, and what is mounted where.
 
 use std::{
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -178,6 +179,18 @@ pub(crate) fn close_root(system: &impl System, container: &Container, places: &P
     // Whether it is there the start of the process tells.
     let _ = std::fs::create_dir_all(cwd);
     system.mount("", "", &places.root, MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, "").map_err(failed)
+}
+
+/// Makes the file by which programs know that they are in a container, where the image has none.
+pub(crate) fn mark(places: &Places) -> Result<(), String> {
+    let made = scoped::resolve(&places.root, "/.dockerenv")
+        .and_then(|at| std::fs::File::options().write(true).create_new(true).mode(0o755).open(at));
+    match made {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(format!("cannot make /.dockerenv of the container: {error}"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Makes the links in /dev that programs expect and no kernel makes.

@@ -377,6 +377,23 @@ async fn everything_is_mounted_in_order_and_unmounted_in_reverse() {
 }
 
 #[tokio::test]
+async fn the_root_has_dockers_mark() {
+    let scratch = Scratch::new("exit 0");
+    scratch.run().await;
+    let mark = scratch.at("root/.dockerenv");
+    assert_eq!(std::fs::read(&mark).unwrap(), b"");
+    assert_eq!(std::fs::metadata(&mark).unwrap().permissions().mode() & 0o777, 0o755);
+}
+
+#[tokio::test]
+async fn an_images_own_mark_stays() {
+    let scratch = Scratch::new("exit 0");
+    std::fs::write(scratch.at("root/.dockerenv"), "own").unwrap();
+    assert_eq!(scratch.run().await.state(), &State::Exited { code: 0, out_of_memory: false });
+    assert_eq!(std::fs::read(scratch.at("root/.dockerenv")).unwrap(), b"own");
+}
+
+#[tokio::test]
 async fn a_mount_that_fails_is_the_containers_error() {
     let mut scratch = Scratch::new("exit 0");
     scratch.system.refuses = Some("dev/shm");
