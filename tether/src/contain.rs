@@ -79,6 +79,7 @@ impl<S: System, K: Keys, L: Links> Guest<S, K, L> {
                 let output = Output::to(port, feed.clone());
                 let killed_before = self.killed_for_memory();
                 let Started { pid, mut ended, mut streams } = started;
+                run.pid = u32::try_from(pid.as_raw()).ok();
                 for (stream, source) in streams.outputs.drain(..) {
                     output.carry(stream, source);
                 }

@@ -195,6 +195,7 @@ async fn a_short_life_loses_nothing() {
     assert_eq!(outcome.end, End::PowerOff);
     let states: Vec<_> = outcome.told.iter().map(|run| run.state.clone()).collect();
     assert_eq!(states[..2], [State::Preparing, State::Running]);
+    assert!(outcome.told[0].pid.is_none() && outcome.told[1].pid.is_some(), "{:?}", outcome.told);
     let last = outcome.told.last().unwrap();
     assert!(last.started_ns.unwrap() <= outcome.records[0].time_ns, "{last:?}");
     assert!(last.started_ns <= last.finished_ns, "{last:?}");

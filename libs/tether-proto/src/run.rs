@@ -19,6 +19,9 @@ pub struct Run {
     /// what the process has written is on its way to the disk.
     #[serde(default)]
     pub finished_ns: Option<u64>,
+    /// The process's id in its VM; absent before it started, and where a tether wrote this that did not tell it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
 }
 
 /// Where a run stands.
@@ -49,7 +52,14 @@ pub enum State {
 impl Run {
     /// A run of the container `id` that has just begun.
     pub fn new(id: &str) -> Self {
-        Self { schema: SCHEMA, id: id.to_owned(), state: State::Preparing, started_ns: None, finished_ns: None }
+        Self {
+            schema: SCHEMA,
+            id: id.to_owned(),
+            state: State::Preparing,
+            started_ns: None,
+            finished_ns: None,
+            pid: None,
+        }
     }
 }
 

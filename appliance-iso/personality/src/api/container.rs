@@ -144,8 +144,8 @@ async fn inspect(Shared(state): Shared<Arc<State>>, Path(id): Path<String>) -> R
             Phase::Exited { out_of_memory: true, .. } | Phase::Restarting { out_of_memory: true, .. }
         )),
         dead: Some(false),
-        // The process is not one of the endpoint's: in its own VM it is the first after PID 1.
-        pid: Some(0),
+        // In its own VM: it is none of the endpoint's.
+        pid: Some(run.and_then(|run| run.pid).filter(|_| phase.is_alive()).unwrap_or_default().into()),
         exit_code: Some(phase.exit_code().into()),
         error: Some(error),
         started_at: Some(words::time(run.and_then(|r| r.started_ns))),
