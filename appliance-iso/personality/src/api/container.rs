@@ -16,6 +16,7 @@ use bollard_stubs::models::{
     ContainerSummaryHostConfig, ContainerSummaryNetworkSettings, ContainerSummaryStateEnum, ContainerWaitResponse,
 };
 use futures_util::stream;
+use image_store::index::Index;
 use port_layer::container::health::Health;
 use port_layer::container::phase::Phase;
 use port_layer::container::table::Container;
@@ -52,6 +53,7 @@ pub(super) fn routes() -> Router<Arc<State>> {
 struct ListQuery {
     all: Option<String>,
     limit: Option<i64>,
+    size: Option<String>,
     filters: Option<String>,
 }
 
@@ -61,9 +63,9 @@ async fn list(
 ) -> Result<Json<Vec<ContainerSummary>>, ApiError> {
     let mut filters = Filters::read(query.filters.as_deref().unwrap_or_default())?;
     let Some(engine) = state.engine().await? else { return Ok(Json(Vec::new())) };
-    let table = engine.table();
+    let (table, index) = (engine.table(), engine.images().index());
     filters.check(&table)?;
-    filters.find_images(&engine.images().index());
+    filters.find_images(&index);
     let limit = query.limit.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
     // Who asks for the newest or for a state means those that do not run, too.
     let all = truth(query.all.as_ref()) || limit.is_some() || filters.names_a_state();
@@ -72,14 +74,19 @@ async fn list(
     found.sort_by_key(|(c, ..)| std::cmp::Reverse(c.record.created_ns));
     found.retain(|(c, phase, health)| (all || phase.is_up()) && filters.accept(c, phase, &table, health.as_ref()));
     found.truncate(limit.unwrap_or(usize::MAX));
-    let now = OffsetDateTime::now_utc();
-    Ok(Json(found.into_iter().map(|(c, phase, health)| summary(c, &phase, health.as_ref(), now)).collect()))
+    let (now, size) = (OffsetDateTime::now_utc(), truth(query.size.as_ref()));
+    let shown = |(c, phase, health): (&Container, Phase, Option<Health>)| ContainerSummary {
+        size_root_fs: if size { words::size(&c.record, &index) } else { None },
+        ..summary(c, &phase, health.as_ref(), &index, now)
+    };
+    Ok(Json(found.into_iter().map(shown).collect()))
 }
 
 pub(super) fn summary(
     container: &Container,
     phase: &Phase,
     health: Option<&Health>,
+    index: &Index,
     now: OffsetDateTime,
 ) -> ContainerSummary {
     let record = &container.record;
@@ -88,7 +95,7 @@ pub(super) fn summary(
     ContainerSummary {
         id: Some(record.id.clone()),
         names: Some(vec![format!("/{}", record.name)]),
-        image: Some(record.image.clone()),
+        image: Some(words::image(record, index)),
         image_id: Some(record.image_id.clone()),
         command: Some(words::command(&argv)),
         created: i64::try_from(record.created_ns / 1_000_000_000).ok(),
@@ -113,7 +120,16 @@ pub(super) fn summary(
     }
 }
 
-async fn inspect(Shared(state): Shared<Arc<State>>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
+#[derive(Debug, Deserialize)]
+struct InspectQuery {
+    size: Option<String>,
+}
+
+async fn inspect(
+    Shared(state): Shared<Arc<State>>,
+    Path(id): Path<String>,
+    Query(query): Query<InspectQuery>,
+) -> Result<Json<Value>, ApiError> {
     let engine = state.engine_for(&id).await?;
     let table = engine.table();
     let container = table.find(&id).map_err(|e| ApiError::NotFound(e.to_string()))?;
@@ -172,6 +188,11 @@ async fn inspect(Shared(state): Shared<Arc<State>>, Path(id): Path<String>) -> R
     answer["HostConfig"] = words::whole_host_config(record);
     answer["NetworkSettings"] = words::network_settings();
     answer["GraphDriver"] = json!({"Name": "vsphere", "Data": {}});
+    if truth(query.size.as_ref()) {
+        // What the container's own disk has taken is the datastore's to know.
+        answer["SizeRw"] = json!(0);
+        answer["SizeRootFs"] = json!(words::size(record, &engine.images().index()).unwrap_or_default());
+    }
     // Of a container that is one of the daemon's own processes, in files of its own; clients read them.
     for name in
         ["AppArmorProfile", "HostnamePath", "HostsPath", "LogPath", "MountLabel", "ProcessLabel", "ResolvConfPath"]

@@ -20,6 +20,7 @@ use image_store::registry::{Access, Login, RegistryError, check_login};
 use image_store::{Digest, PullError, StoreError, name};
 use port_layer::Engine;
 use port_layer::container::events::{History, ImageChange};
+use port_layer::container::table::Container;
 use secret::Secret;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -151,10 +152,14 @@ async fn list(
 async fn usage(Shared(state): Shared<Arc<State>>) -> Result<Json<Value>, ApiError> {
     let Some(engine) = state.engine().await? else { return Ok(Json(usage_of(0, &[], &[]))) };
     let images = summaries(&engine, &Filters::default(), true)?;
-    let bytes = engine.images().index().disks.values().flat_map(|d| &d.layers).sum();
+    let index = engine.images().index();
+    let bytes = index.disks.values().flat_map(|d| &d.layers).sum();
     let now = OffsetDateTime::now_utc();
-    let containers: Vec<_> =
-        engine.table().iter().map(|c| container::summary(c, &engine.phase(c), None, now)).collect();
+    let shown = |c: &Container| ContainerSummary {
+        size_root_fs: words::size(&c.record, &index),
+        ..container::summary(c, &engine.phase(c), engine.health(c).as_ref(), &index, now)
+    };
+    let containers: Vec<_> = engine.table().iter().map(shown).collect();
     Ok(Json(usage_of(bytes, &images, &containers)))
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use bollard_stubs::models::{self, ContainerConfig, HostConfig};
+use image_store::index::Index;
 use port_layer::container::health::{Health, Probe, Status};
 use port_layer::container::phase::Phase;
 use port_layer::container::record::Record;
@@ -10,6 +11,8 @@ use port_layer::container::table::Container;
 use serde_json::{Value, json};
 use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
+
+use super::images::find;
 
 /// Docker's `Config` of the container.
 pub(super) fn config(record: &Record) -> ContainerConfig {
@@ -90,6 +93,20 @@ pub(super) fn is_image(record: &Record, wanted: &str) -> bool {
         || (!wanted.is_empty() && id.starts_with(wanted.trim_start_matches("sha256:")))
 }
 
+/// The image that a list shows: as the client named it, or by its id where that name is gone or has become another image's.
+pub(super) fn image(record: &Record, index: &Index) -> String {
+    match find(index, &record.image) {
+        Ok((id, _)) if id.as_str() == record.image_id => record.image.clone(),
+        _ => record.image_id.clone(),
+    }
+}
+
+/// Bytes of the image's files: all that is known of what is in a container's root.
+pub(super) fn size(record: &Record, index: &Index) -> Option<i64> {
+    let image = index.images.iter().find(|(id, _)| id.as_str() == record.image_id).map(|(_, image)| image);
+    image.and_then(|image| i64::try_from(image.bytes).ok())
+}
+
 /// RFC 3339 with nanoseconds; Docker's zero where there is none.
 pub(super) fn time(ns: Option<u64>) -> String {
     ns.and_then(|ns| OffsetDateTime::from_unix_timestamp_nanos(ns.into()).ok())
@@ -163,6 +180,9 @@ fn human(duration: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use image_store::Digest;
+    use image_store::index::Image;
+
     use super::*;
 
     #[test]
@@ -173,20 +193,45 @@ mod tests {
         assert_eq!(shown(&[]), "");
     }
 
-    #[test]
-    fn what_was_not_asked_for_has_dockers_default() {
-        let mut record = Record {
+    fn record(image: &str, image_id: &str, host_config: &str) -> Record {
+        Record {
             schema: 1,
             id: "ab12".into(),
             name: "web".into(),
             vch: "v".into(),
             created_ns: 1,
-            image: "nginx:1".into(),
-            image_id: "sha256:77".into(),
+            image: image.into(),
+            image_id: image_id.into(),
             disk: String::new(),
             config: "{}".into(),
-            host_config: r#"{"Memory":5,"NanoCpus":0,"RestartPolicy":{"Name":"always"},"IpcMode":""}"#.into(),
-        };
+            host_config: host_config.into(),
+        }
+    }
+
+    #[test]
+    fn a_container_is_shown_with_its_images_name_while_that_is_its_images() {
+        let [old, new] = [&b"old"[..], b"new"].map(Digest::new);
+        let image = Image { disk: old.clone(), manifest: old.clone(), config: "{}".into(), bytes: 1, tagged_ns: 1 };
+        let images = [(old.clone(), image.clone()), (new.clone(), image)].into();
+        let mut index = Index { images, ..Index::default() };
+        let short: String = old.hex().chars().take(12).collect();
+        let shown = |index: &Index, name: &str| super::image(&record(name, old.as_str(), "{}"), index);
+        index.tags.insert("docker.io/library/nginx:1".into(), old.clone());
+        assert_eq!([shown(&index, "nginx:1"), shown(&index, &short)], ["nginx:1", &short]);
+        index.tags.insert("docker.io/library/nginx:1".into(), new);
+        assert_eq!(shown(&index, "nginx:1"), old.as_str(), "the name is another image's");
+        index.tags.clear();
+        assert_eq!(shown(&index, "nginx:1"), old.as_str(), "the name is gone");
+        assert_eq!(size(&record("nginx:1", old.as_str(), "{}"), &index), Some(1));
+        index.images.clear();
+        assert_eq!(shown(&index, &short), old.as_str(), "the image is gone");
+    }
+
+    #[test]
+    fn what_was_not_asked_for_has_dockers_default() {
+        let asked = r#"{"Memory":5,"NanoCpus":0,"RestartPolicy":{"Name":"always"},"IpcMode":"",
+            "LogConfig":{"Type":"","Config":{"max-size":"1m"}}}"#;
+        let mut record = record("nginx:1", "sha256:77", asked);
         let whole = whole_host_config(&record);
         assert_eq!(
             (&whole["Memory"], &whole["NanoCpus"], &whole["IpcMode"]),
