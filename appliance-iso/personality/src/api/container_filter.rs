@@ -72,11 +72,10 @@ impl Filters {
         Ok(Self(read))
     }
 
-    /// Takes in which images are meant by the names of ancestors.
+    /// Puts the ids of images in the place of ancestors' names: who has lost a name is not meant by it.
     pub(super) fn find_images(&mut self, index: &Index) {
         if let Some(ancestors) = self.0.get_mut("ancestor") {
-            let ids: Vec<_> = ancestors.iter().filter_map(|name| Some(find(index, name).ok()?.0.to_string())).collect();
-            ancestors.extend(ids);
+            *ancestors = ancestors.iter().filter_map(|name| Some(find(index, name).ok()?.0.to_string())).collect();
         }
     }
 
@@ -104,7 +103,7 @@ impl Filters {
             "status" => values.contains(phase.status()),
             "exited" => matches!(phase, Phase::Exited { code, .. } if values.contains(&code.to_string())),
             "health" => values.contains(health.map_or("none", |h| h.status.word())),
-            "ancestor" => values.iter().any(|v| words::is_image(record, v)),
+            "ancestor" => values.contains(&record.image_id),
             "before" => values.iter().any(|v| created(v).is_some_and(|at| record.created_ns < at)),
             "since" => values.iter().any(|v| created(v).is_some_and(|at| record.created_ns > at)),
             "label" => {
@@ -173,6 +172,9 @@ fn fits(wanted: &str, name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use image_store::Digest;
+    use image_store::index::Image;
+
     use super::*;
 
     #[test]
@@ -200,6 +202,17 @@ mod tests {
             assert_eq!(fits(wanted, "/web-1"), fit, "{wanted}");
         }
         assert!(fits("odd(name", "odd(name"), "what is no expression is the whole name");
+    }
+
+    #[test]
+    fn an_ancestor_is_the_image_that_has_the_name_now() {
+        let id = Digest::new(b"new");
+        let image = Image { disk: id.clone(), manifest: id.clone(), config: "{}".into(), bytes: 1, tagged_ns: 1 };
+        let (images, tags) = ([(id.clone(), image)].into(), [("docker.io/library/nginx:1".into(), id.clone())].into());
+        let index = Index { images, tags, ..Index::default() };
+        let mut filters = Filters::read(r#"{"ancestor":["nginx:1","gone"]}"#).unwrap();
+        filters.find_images(&index);
+        assert_eq!(filters.0["ancestor"], BTreeSet::from([id.to_string()]));
     }
 
     #[test]
