@@ -1,7 +1,7 @@
 //! `POST /containers/create`: Docker's options become a record, and a document for the guest; what a VM cannot honour is
 //! refused by its name.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -84,6 +84,7 @@ async fn create(
     let id = container_name::id();
     let mut config = merge(body, of_image, &id);
     check(&mut config, &mut warnings)?;
+    check_log(&host, &mut warnings)?;
     if let Some(signal) = config.stop_signal.as_deref().filter(|signal| guest::signal::number(signal).is_none()) {
         return Err(ApiError::Bad(format!("Invalid signal: {signal}")));
     }
@@ -391,6 +392,32 @@ fn check(config: &mut ContainerConfig, warnings: &mut Vec<String>) -> Result<(),
     Ok(())
 }
 
+/// Checks the log's options: Docker's own are known and, for the log is a file of the VM's, not heeded.
+fn check_log(host: &HostConfig, warnings: &mut Vec<String>) -> Result<(), ApiError> {
+    const KNOWN: [&str; 10] = [
+        "max-file",
+        "max-size",
+        "compress",
+        "labels",
+        "labels-regex",
+        "env",
+        "env-regex",
+        "tag",
+        "mode",
+        "max-buffer-size",
+    ];
+    let given: BTreeSet<&str> =
+        host.log_config.iter().filter_map(|l| l.config.as_ref()).flat_map(|c| c.keys()).map(String::as_str).collect();
+    if let Some(wrong) = given.iter().find(|name| !KNOWN.contains(name)) {
+        return Err(ApiError::Bad(format!("unknown log opt '{wrong}' for json-file log driver")));
+    }
+    if !given.is_empty() {
+        let given = Vec::from_iter(given).join(", ");
+        warnings.push(format!("--log-opt {given}: not heeded, the whole output is kept with the container's VM"));
+    }
+    Ok(())
+}
+
 /// What the guest is told.
 fn guest(id: &str, config: &ContainerConfig, host: &HostConfig) -> Result<guest::Container, ApiError> {
     let addresses = |what: &str, list: Option<&Vec<String>>| -> Result<Vec<IpAddr>, ApiError> {
@@ -530,6 +557,18 @@ mod tests {
             let said = refuse(&host(json)).unwrap_err().to_string();
             assert!(said.contains(option), "{json}: {said}");
         }
+    }
+
+    #[test]
+    fn options_of_the_log_are_known_and_not_heeded() {
+        let mut warnings = Vec::new();
+        let log = |config: &str| host(&format!(r#"{{"LogConfig":{{"Type":"json-file","Config":{config}}}}}"#));
+        assert_eq!(check_log(&log("{}"), &mut warnings), Ok(()));
+        assert_eq!(warnings, [""; 0]);
+        assert_eq!(check_log(&log(r#"{"max-size":"1m","max-file":"3"}"#), &mut warnings), Ok(()));
+        assert!(warnings[0].starts_with("--log-opt max-file, max-size: not heeded"), "{warnings:?}");
+        let refused = check_log(&log(r#"{"syslog-address":"x"}"#), &mut warnings).unwrap_err();
+        assert_eq!(refused.to_string(), "unknown log opt 'syslog-address' for json-file log driver");
     }
 
     #[test]

@@ -16,6 +16,8 @@ use super::State;
 use crate::{machine::Machine, version};
 
 const PRODUCT: &str = "vSphere Integrated Containers";
+/// Docker's name for a log that `docker logs` can read: the one that there is.
+const LOG_DRIVER: &str = "json-file";
 
 pub(super) fn routes() -> Router<Arc<State>> {
     // GET handlers answer HEAD too, without the body.
@@ -108,7 +110,7 @@ async fn info(Shared(state): Shared<Arc<State>>) -> Json<SystemInfo> {
             volume: Some(vec!["vsphere".to_owned()]),
             network: Some(vec!["bridge".to_owned()]),
             authorization: None,
-            log: Some(Vec::new()),
+            log: Some(vec![LOG_DRIVER.to_owned()]),
         }),
         memory_limit: Some(true),
         swap_limit: Some(false),
@@ -149,7 +151,7 @@ async fn info(Shared(state): Shared<Arc<State>>) -> Json<SystemInfo> {
             ..SwarmInfo::default()
         }),
         warnings: Some(Vec::new()),
-        logging_driver: Some("json-file".to_owned()),
+        logging_driver: Some(LOG_DRIVER.to_owned()),
         n_events_listener: Some(0),
         nfd: open_files(),
         os_version: Some(state.version.to_owned()),

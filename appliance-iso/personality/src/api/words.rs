@@ -8,7 +8,7 @@ use port_layer::container::health::{Health, Probe, Status};
 use port_layer::container::phase::Phase;
 use port_layer::container::record::Record;
 use port_layer::container::table::Container;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 
@@ -43,14 +43,23 @@ const HOST_CONFIG: &str = r#"{
 
 /// Docker's `HostConfig` with everything that a client may look for: what was not asked for has Docker's default.
 pub(super) fn whole_host_config(record: &Record) -> Value {
-    let mut whole: Value = serde_json::from_str(HOST_CONFIG).unwrap_or_default();
-    let given = serde_json::from_str(&record.host_config).unwrap_or_default();
-    if let (Value::Object(whole), Value::Object(given)) = (&mut whole, given) {
-        // What a client leaves empty it has not said.
-        let nothing = |value: &Value| value.is_null() || *value == json!("") || *value == json!(0);
-        whole.extend(given.into_iter().filter(|(_, value)| !nothing(value)));
+    let read = |text: &str| serde_json::from_str::<Map<String, Value>>(text).unwrap_or_default();
+    let (mut whole, mut given) = (read(HOST_CONFIG), read(&record.host_config));
+    // Of these a client may give a part.
+    for name in ["LogConfig", "RestartPolicy"] {
+        if let (Some(Value::Object(part)), Some(Value::Object(given))) = (whole.get_mut(name), given.remove(name)) {
+            lay_over(part, given);
+        }
     }
-    whole
+    lay_over(&mut whole, given);
+    Value::Object(whole)
+}
+
+/// Puts what a client gives in the place of the defaults.
+fn lay_over(defaults: &mut Map<String, Value>, given: Map<String, Value>) {
+    // What it leaves empty it has not said.
+    let nothing = |value: &Value| value.is_null() || *value == json!("") || *value == json!(0);
+    defaults.extend(given.into_iter().filter(|(_, value)| !nothing(value)));
 }
 
 /// Docker's `NetworkSettings` of a container that has no network yet.
@@ -237,7 +246,8 @@ mod tests {
             (&whole["Memory"], &whole["NanoCpus"], &whole["IpcMode"]),
             (&json!(5), &json!(0), &json!("private"))
         );
-        assert_eq!(whole["RestartPolicy"]["Name"], "always");
+        assert_eq!(whole["RestartPolicy"], json!({"Name": "always", "MaximumRetryCount": 0}));
+        assert_eq!(whole["LogConfig"], json!({"Type": "json-file", "Config": {"max-size": "1m"}}));
         record.host_config = "nonsense".into();
         assert_eq!(whole_host_config(&record)["ShmSize"], 67_108_864);
     }
