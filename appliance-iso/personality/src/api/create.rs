@@ -15,7 +15,7 @@ use axum::{
 };
 use bollard_stubs::models::{
     ContainerConfig, ContainerCreateBody, ContainerCreateResponse, EndpointSettings, HostConfig,
-    HostConfigIsolationEnum, ImageConfig, RestartPolicyNameEnum,
+    HostConfigCgroupnsModeEnum, HostConfigIsolationEnum, ImageConfig, RestartPolicyNameEnum,
 };
 use image_store::index::Index;
 use port_layer::Size;
@@ -64,7 +64,7 @@ async fn create(
     if let Some(network) = networks.keys().find(|n| !["default", "bridge"].contains(&n.as_str())) {
         return Err(ApiError::NotFound(format!("network {network} not found")));
     }
-    networks.values().try_for_each(refuse_address)?;
+    networks.values().try_for_each(refuse_endpoint)?;
     let size = size(&host)?;
     refuse(&host)?;
     let wanted = body.image.clone().unwrap_or_default();
@@ -138,8 +138,8 @@ fn not_supported(option: &str) -> ApiError {
     ApiError::Bad(format!("{option} is not supported: a container of a VCH is a VM of its own"))
 }
 
-/// Refuses addresses of the client's own: vSphere gives them.
-fn refuse_address(network: &EndpointSettings) -> Result<(), ApiError> {
+/// Refuses addresses of the client's own, for vSphere gives them, and names that nobody would answer to.
+fn refuse_endpoint(network: &EndpointSettings) -> Result<(), ApiError> {
     let set = |text: Option<&String>| text.is_some_and(|t| !t.is_empty());
     let ip = network.ipam_config.as_ref();
     let given = [
@@ -148,7 +148,17 @@ fn refuse_address(network: &EndpointSettings) -> Result<(), ApiError> {
         ("--ip6", ip.is_some_and(|ip| set(ip.ipv6_address.as_ref()))),
         ("--link-local-ip", ip.is_some_and(|ip| ip.link_local_ips.as_ref().is_some_and(|ips| !ips.is_empty()))),
     ];
-    given.iter().find(|(_, set)| *set).map_or(Ok(()), |(option, _)| Err(not_supported(option)))
+    if let Some((option, _)) = given.iter().find(|(_, set)| *set) {
+        return Err(not_supported(option));
+    }
+    if network.links.as_ref().is_some_and(|links| !links.is_empty()) {
+        return Err(ApiError::NotYet { endpoint: "--link of a container".to_owned() });
+    }
+    if network.aliases.as_ref().is_some_and(|names| !names.is_empty()) {
+        let text = "network-scoped alias is supported only for containers in user defined networks";
+        return Err(ApiError::Bad(text.to_owned()));
+    }
+    Ok(())
 }
 
 /// The VM's size: `--memory`, and `--cpus` or `--cpuset-cpus`.
@@ -222,6 +232,7 @@ fn refuse(host: &HostConfig) -> Result<(), ApiError> {
         ("--ipc", word(host.ipc_mode.as_ref(), &["private", "shareable"])),
         ("--uts", word(host.uts_mode.as_ref(), &[])),
         ("--userns", word(host.userns_mode.as_ref(), &["host"])),
+        ("--cgroupns", host.cgroupns_mode == Some(HostConfigCgroupnsModeEnum::HOST)),
         ("--cgroup-parent", word(host.cgroup_parent.as_ref(), &[])),
         ("--runtime", word(host.runtime.as_ref(), &["runc"])),
         ("--cpu-shares", number(host.cpu_shares, &[])),
@@ -234,6 +245,7 @@ fn refuse(host: &HostConfig) -> Result<(), ApiError> {
         ("--memory-swap", number(host.memory_swap, &[-1]) && host.memory_swap != host.memory.map(|m| m * 2)),
         ("--memory-swappiness", number(host.memory_swappiness, &[-1])),
         ("--oom-kill-disable", host.oom_kill_disable == Some(true)),
+        ("--oom-score-adj", number(host.oom_score_adj, &[])),
         ("--pids-limit", number(host.pids_limit, &[-1])),
         ("--blkio-weight", host.blkio_weight.is_some_and(|w| w != 0)),
         ("--blkio-weight-device", some(host.blkio_weight_device.as_ref())),
@@ -241,6 +253,9 @@ fn refuse(host: &HostConfig) -> Result<(), ApiError> {
         ("--device-write-bps", some(host.blkio_device_write_bps.as_ref())),
         ("--device-read-iops", some(host.blkio_device_read_iops.as_ref())),
         ("--device-write-iops", some(host.blkio_device_write_iops.as_ref())),
+        ("--io-maxiops", number(host.io_maximum_iops, &[])),
+        ("--io-maxbandwidth", number(host.io_maximum_bandwidth, &[])),
+        ("--cpu-percent", number(host.cpu_percent, &[])),
         ("--sysctl", map(host.sysctls.as_ref())),
         ("--storage-opt", map(host.storage_opt.as_ref())),
         ("--log-driver", word(driver.as_ref(), &["json-file"])),
@@ -265,6 +280,7 @@ fn refuse(host: &HostConfig) -> Result<(), ApiError> {
     let soon = [
         ("--volume", some(host.binds.as_ref())),
         ("--mount", some(host.mounts.as_ref())),
+        ("--volume-driver", word(host.volume_driver.as_ref(), &["local"])),
         ("--volumes-from", some(host.volumes_from.as_ref())),
         ("--publish", host.port_bindings.as_ref().is_some_and(|p| p.values().any(|b| some(b.as_ref())))),
         ("--publish-all", host.publish_all_ports == Some(true)),
@@ -418,19 +434,28 @@ fn check_log(host: &HostConfig, warnings: &mut Vec<String>) -> Result<(), ApiErr
     Ok(())
 }
 
+/// `--add-host`: addresses and names for the container's /etc/hosts.
+fn extra_hosts(host: &HostConfig) -> Result<Vec<(IpAddr, String)>, ApiError> {
+    let one = |entry: &String| {
+        let bad = || ApiError::Bad(format!("bad format for add-host: {entry:?}"));
+        let (name, address) = entry.split_once([':', '=']).filter(|(name, _)| !name.is_empty()).ok_or_else(bad)?;
+        if address == "host-gateway" {
+            // Docker's word for its bridge's address: here there is none to give.
+            let endpoint = format!("--add-host {name}:host-gateway (a container has no gateway yet: give an address)");
+            return Err(ApiError::NotYet { endpoint });
+        }
+        let invalid = |_| ApiError::Bad(format!("invalid IP address in add-host: {address:?}"));
+        Ok((address.parse().map_err(invalid)?, name.to_owned()))
+    };
+    host.extra_hosts.iter().flatten().map(one).collect()
+}
+
 /// What the guest is told.
 fn guest(id: &str, config: &ContainerConfig, host: &HostConfig) -> Result<guest::Container, ApiError> {
     let addresses = |what: &str, list: Option<&Vec<String>>| -> Result<Vec<IpAddr>, ApiError> {
         let parsed = list.into_iter().flatten().map(|a| a.parse());
         parsed.collect::<Result<_, _>>().map_err(|_| ApiError::Bad(format!("{what}: {list:?}: it is no IP address")))
     };
-    let mut extra_hosts = Vec::new();
-    for entry in host.extra_hosts.iter().flatten() {
-        let (name, address) = entry.split_once([':', '=']).unwrap_or((entry, ""));
-        let address =
-            address.parse().map_err(|_| ApiError::Bad(format!("invalid IP address in add-host: {address:?}")))?;
-        extra_hosts.push((address, name.to_owned()));
-    }
     let limit = |n: Option<i64>| n.and_then(|n| u64::try_from(n).ok());
     let process = guest::Process {
         args: super::words::argv(config),
@@ -467,7 +492,7 @@ fn guest(id: &str, config: &ContainerConfig, host: &HostConfig) -> Result<guest:
         shm_bytes: host.shm_size.and_then(|s| u64::try_from(s).ok()).unwrap_or_default(),
         host_name: config.hostname.clone().unwrap_or_default(),
         domain_name: config.domainname.clone().unwrap_or_default(),
-        extra_hosts,
+        extra_hosts: extra_hosts(host)?,
         dns: guest::Dns {
             servers: addresses("--dns", host.dns.as_ref())?,
             search: host.dns_search.clone().unwrap_or_default(),
@@ -537,6 +562,10 @@ mod tests {
             (r#"{"Privileged":true}"#, "--privileged is not supported: a container of a VCH is a VM of its own"),
             (r#"{"CapDrop":["ALL"]}"#, "--cap-drop is not supported"),
             (r#"{"PidMode":"host"}"#, "--pid is not supported"),
+            (r#"{"OomScoreAdj":500}"#, "--oom-score-adj is not supported"),
+            (r#"{"CgroupnsMode":"host"}"#, "--cgroupns is not supported"),
+            (r#"{"IOMaximumIOps":7}"#, "--io-maxiops is not supported"),
+            (r#"{"VolumeDriver":"nfs"}"#, "does not yet implement --volume-driver"),
             (r#"{"NetworkMode":"host"}"#, "--network host is not supported"),
             (r#"{"Binds":["/a:/b"]}"#, "does not yet implement --volume"),
             (
@@ -556,6 +585,41 @@ mod tests {
         ] {
             let said = refuse(&host(json)).unwrap_err().to_string();
             assert!(said.contains(option), "{json}: {said}");
+        }
+    }
+
+    #[test]
+    fn what_no_network_gives_is_refused() {
+        let said = |json: &str| refuse_endpoint(&serde_json::from_str(json).unwrap()).map_err(|e| e.to_string());
+        // As a client sends it for a container without a word on networks.
+        let usual = r#"{"IPAMConfig":null,"Links":null,"Aliases":null,"MacAddress":"","DriverOpts":null}"#;
+        assert_eq!(said(usual), Ok(()));
+        for (json, words) in [
+            (r#"{"IPAMConfig":{"IPv4Address":"192.0.2.9"}}"#, "--ip is not supported"),
+            (r#"{"Links":["db:db"]}"#, "does not yet implement --link"),
+            (r#"{"Aliases":["web"]}"#, "network-scoped alias is supported only for containers in user defined"),
+        ] {
+            assert!(said(json).is_err_and(|said| said.contains(words)), "{json}");
+        }
+    }
+
+    #[test]
+    fn names_of_hosts_have_addresses() {
+        let read =
+            |entry: &str| extra_hosts(&HostConfig { extra_hosts: Some(vec![entry.into()]), ..Default::default() });
+        assert_eq!(read("db:192.0.2.9"), Ok(vec![([192, 0, 2, 9].into(), "db".to_owned())]));
+        assert_eq!(read("db:::1"), Ok(vec![(IpAddr::V6(std::net::Ipv6Addr::LOCALHOST), "db".to_owned())]));
+        for (entry, words) in [
+            ("db", "bad format for add-host: \"db\""),
+            (":192.0.2.9", "bad format for add-host"),
+            ("db:elsewhere", "invalid IP address in add-host: \"elsewhere\""),
+            (
+                "host.docker.internal:host-gateway",
+                "does not yet implement --add-host host.docker.internal:host-gateway",
+            ),
+        ] {
+            let said = read(entry).unwrap_err().to_string();
+            assert!(said.contains(words), "{entry}: {said}");
         }
     }
 
