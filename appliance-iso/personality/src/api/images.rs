@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     body::Body,
     extract::{Path, Query, State as Shared},
     http::{HeaderMap, StatusCode, header::CONTENT_TYPE},
@@ -31,6 +31,7 @@ use tokio::task::JoinHandle;
 use super::query::truth;
 use super::{State, container, filter, progress, words};
 use crate::error::ApiError;
+use crate::version::ApiVersion;
 
 pub(super) fn routes() -> Router<Arc<State>> {
     Router::new()
@@ -135,15 +136,28 @@ async fn engine(state: &State, wanted: &str) -> Result<Arc<Engine>, ApiError> {
 #[derive(Debug, Deserialize)]
 struct ListQuery {
     filters: Option<String>,
+    /// What clients before API 1.41 may say for a filter `reference`.
+    filter: Option<String>,
     #[serde(rename = "shared-size")]
     shared_size: Option<String>,
 }
 
+impl ListQuery {
+    fn filters(&self, version: ApiVersion) -> Result<Filters, ApiError> {
+        let mut filters = Filters::read(self.filters.as_deref().unwrap_or_default(), &Filters::LIST)?;
+        if let Some(name) = self.filter.as_ref().filter(|name| version < ApiVersion::new(1, 41) && !name.is_empty()) {
+            filters.0.entry("reference".to_owned()).or_default().insert(name.clone());
+        }
+        Ok(filters)
+    }
+}
+
 async fn list(
     Shared(state): Shared<Arc<State>>,
+    Extension(version): Extension<ApiVersion>,
     Query(query): Query<ListQuery>,
 ) -> Result<Json<Vec<ImageSummary>>, ApiError> {
-    let filters = Filters::read(query.filters.as_deref().unwrap_or_default(), &Filters::LIST)?;
+    let filters = query.filters(version)?;
     let Some(engine) = state.engine().await? else { return Ok(Json(Vec::new())) };
     Ok(Json(summaries(&engine, &filters, truth(query.shared_size.as_ref()))?))
 }
@@ -695,6 +709,14 @@ mod tests {
         ] {
             assert_eq!(is_like(name, pattern), expected, "{name} {pattern}");
         }
+    }
+
+    #[test]
+    fn old_clients_name_an_image_in_a_word_of_its_own() {
+        let query = ListQuery { filters: None, filter: Some("busybox".into()), shared_size: None };
+        let old = query.filters(ApiVersion::new(1, 40)).unwrap();
+        assert_eq!([old.mean("busybox:1"), old.mean("nginx:1")], [true, false]);
+        assert!(query.filters(ApiVersion::new(1, 41)).unwrap().mean("nginx:1"));
     }
 
     #[test]
