@@ -47,10 +47,20 @@ async fn container_action(
 ) -> ApiError {
     let there = async { Ok::<_, ApiError>(state.engine_for(&id).await?.table().find(&id).is_ok()) };
     match there.await {
-        Ok(true) => ApiError::NotYet { endpoint: format!("{method} /containers/{{id}}/{action}") },
+        Ok(true) => not_yet(&method, &action),
         Ok(false) => ApiError::NotFound(format!("No such container: {id}")),
         Err(error) => error,
     }
+}
+
+/// What of a container is not there yet, and what does instead.
+fn not_yet(method: &Method, action: &str) -> ApiError {
+    let instead = match (action, method == Method::PUT) {
+        ("archive", false) => " (docker cp): use `docker exec CONTAINER tar -C FOLDER -cf - NAME | tar -xf -`",
+        ("archive", true) => " (docker cp): use `tar -cf - NAME | docker exec -i CONTAINER tar -C FOLDER -xf -`",
+        _ => "",
+    };
+    ApiError::NotYet { endpoint: format!("{method} /containers/{{id}}/{action}{instead}") }
 }
 
 /// A plugin's name holds slashes, so that what is asked of it is the last part of the path.
@@ -74,4 +84,23 @@ async fn volume(Path(name): Path<String>) -> ApiError {
 
 async fn exec(Path((id, _)): Path<(String, String)>) -> ApiError {
     ApiError::NotFound(format!("No such exec instance: {id}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_copies_instead_is_named() {
+        let said = |method, action| not_yet(&method, action).to_string();
+        assert!(
+            said(Method::GET, "archive")
+                .ends_with("(docker cp): use `docker exec CONTAINER tar -C FOLDER -cf - NAME | tar -xf -`")
+        );
+        assert!(said(Method::HEAD, "archive").contains("docker exec CONTAINER"), "a client asks so first");
+        assert!(
+            said(Method::PUT, "archive").contains("`tar -cf - NAME | docker exec -i CONTAINER tar -C FOLDER -xf -`")
+        );
+        assert!(said(Method::GET, "changes").ends_with("implement GET /containers/{id}/changes"));
+    }
 }
