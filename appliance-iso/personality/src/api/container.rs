@@ -367,6 +367,7 @@ async fn prune(
 #[derive(Debug, Deserialize)]
 struct RemoveQuery {
     force: Option<String>,
+    link: Option<String>,
 }
 
 async fn remove(
@@ -375,6 +376,11 @@ async fn remove(
     Query(query): Query<RemoveQuery>,
 ) -> Result<StatusCode, ApiError> {
     let engine = state.engine_for(&id).await?;
+    if truth(query.link.as_ref()) {
+        // Not the container is meant, and there are no links.
+        engine.table().find(&id).map_err(|e| ApiError::NotFound(e.to_string()))?;
+        return Err(ApiError::Conflict("Conflict, cannot remove the default link name of the container".to_owned()));
+    }
     let force = truth(query.force.as_ref());
     done(async move { engine.remove_container(&id, force).await }).await.map(answer)
 }
