@@ -143,10 +143,12 @@ impl Filters {
             Subject::Container { record, change } => self.0.iter().all(|(key, values)| match key.as_str() {
                 "type" => values.contains("container"),
                 "scope" => values.contains("local"),
-                "event" => values.contains(action(change)),
-                "container" => {
-                    values.iter().any(|v| record.id.starts_with(v.as_str()) || record.name == v.trim_start_matches('/'))
-                }
+                "event" => values.contains(action(change)) || values.contains(&whole_action(change)),
+                "container" => values.iter().any(|v| {
+                    let wanted = v.trim_start_matches('/');
+                    // As with Docker, the beginning of either will do.
+                    !wanted.is_empty() && (record.id.starts_with(wanted) || record.name.starts_with(wanted))
+                }),
                 "image" => values.iter().any(|v| words::is_image(record, v)),
                 "label" => {
                     let labels = words::config(record).labels.unwrap_or_default();
@@ -204,6 +206,17 @@ fn action(change: &Change) -> &'static str {
     }
 }
 
+/// Docker's word for what has happened, and to what of the container.
+fn whole_action(change: &Change) -> String {
+    match change {
+        Change::ExecCreate { command, .. } | Change::ExecStart { command, .. } => {
+            format!("{}: {command}", action(change))
+        }
+        Change::Health { status } => format!("{}: {}", action(change), status.word()),
+        _ => action(change).to_owned(),
+    }
+}
+
 fn message(event: &Event, version: ApiVersion) -> Value {
     match &event.subject {
         Subject::Container { record, change } => {
@@ -212,13 +225,7 @@ fn message(event: &Event, version: ApiVersion) -> Value {
             attributes.insert("image".to_owned(), record.image.clone());
             attributes.insert("name".to_owned(), record.name.clone());
             attributes.extend(details(change).into_iter().map(|(name, value)| (name.to_owned(), value)));
-            let action = match change {
-                Change::ExecCreate { command, .. } | Change::ExecStart { command, .. } => {
-                    format!("{}: {command}", action(change))
-                }
-                Change::Health { status } => format!("{}: {}", action(change), status.word()),
-                _ => action(change).to_owned(),
-            };
+            let action = whole_action(change);
             let said = Said { kind: "container", id: &record.id, action: &action, from: Some(&record.image) };
             said.message(event.time_ns, &attributes, version)
         }
@@ -275,6 +282,7 @@ impl Said<'_> {
 
 #[cfg(test)]
 mod tests {
+    use port_layer::container::health::Status;
     use port_layer::container::record::Record;
 
     use super::*;
@@ -316,12 +324,22 @@ mod tests {
             (r#"{"event":{"die":true},"container":["/web"]}"#, true),
             (r#"{"event":["start","die"],"type":["container"],"label":["tier=front"]}"#, true),
             (r#"{"container":["ab"],"image":["nginx:1"]}"#, true),
+            (r#"{"container":["we"]}"#, true),
+            (r#"{"container":["b"]}"#, false),
             (r#"{"event":["start"]}"#, false),
             (r#"{"type":["image"]}"#, false),
             (r#"{"label":["tier=front","owner"]}"#, false),
             (r#"{"volume":["web"]}"#, false),
         ] {
             assert_eq!(Filters::read(text).unwrap().accept(&die), expected, "{text}");
+        }
+        let healthy = event(Change::Health { status: Status::Healthy });
+        for (text, expected) in [
+            (r#"{"event":["health_status"]}"#, true),
+            (r#"{"event":["health_status: healthy"]}"#, true),
+            (r#"{"event":["health_status: unhealthy"]}"#, false),
+        ] {
+            assert_eq!(Filters::read(text).unwrap().accept(&healthy), expected, "{text}");
         }
         let subject =
             Subject::Image { id: "sha256:77".into(), name: "host:5000/nginx:1".into(), change: ImageChange::Untag };
