@@ -40,15 +40,23 @@ async fn output(stage: &Stage, vm: &ManagedObjectReference) -> DatastorePath {
 
 /// Writes a line as the VM's port does.
 async fn say(stage: &Stage, vm: &ManagedObjectReference, line: &str) {
+    write(stage, vm, &format!("{line}\n")).await;
+}
+
+async fn write(stage: &Stage, vm: &ManagedObjectReference, text: &str) {
     let file = output(stage, vm).await;
     let path = stage.lab.folder().join("datastores").join(&file.datastore).join(&file.path);
     let mut file = std::fs::File::options().append(true).open(path).unwrap();
-    file.write_all(&encode(Stream::Stdout, 1, format!("{line}\n").as_bytes())).unwrap();
+    file.write_all(&encode(Stream::Stdout, 1, text.as_bytes())).unwrap();
 }
 
 async fn log(stage: &Stage) -> Result<String, Failure> {
+    log_of(stage, ALL).await
+}
+
+async fn log_of(stage: &Stage, query: LogQuery) -> Result<String, Failure> {
     let read = async {
-        let mut lines = stage.engine.logs("one", ALL).await?;
+        let mut lines = stage.engine.logs("one", query).await?;
         let mut text = String::new();
         while let Some(line) = lines.recv().await {
             text.push_str(&String::from_utf8(line?.bytes).unwrap());
@@ -107,6 +115,34 @@ fn a_running_containers_log_is_read_through_its_host_and_follows_it_to_another()
         assert_eq!(log(&stage).await.unwrap(), "first\nsecond\n");
         assert!(seen(&stage, "") > 0, "nobody has it open");
         stage.faults(&["clear"]);
+        stage.clean_up().await;
+    });
+}
+
+#[test]
+fn a_line_is_one_when_it_has_ended_or_its_process_has() {
+    runtime().block_on(async {
+        let stage = Stage::up().await;
+        let vm = create(&stage).await;
+        let last = LogQuery { tail: Some(1), ..ALL };
+        stage.engine.start_container("one").await.unwrap();
+        say(&stage, &vm, "first").await;
+        write(&stage, &vm, "sec").await;
+        assert_eq!(log(&stage).await.unwrap(), "first\n");
+        assert_eq!(log_of(&stage, last).await.unwrap(), "first\n");
+        let mut followed = stage.engine.logs("one", LogQuery { follow: true, ..last }).await.unwrap();
+        let mut next = async || {
+            let line = in_time("the next line", followed.recv()).await.unwrap().unwrap();
+            String::from_utf8(line.bytes).unwrap()
+        };
+        assert_eq!(next().await, "first\n");
+        say(&stage, &vm, "ond").await;
+        assert_eq!(next().await, "second\n");
+        write(&stage, &vm, "third").await;
+        stage.engine.kill_container("one", "KILL").await.unwrap();
+        assert_eq!(next().await, "third");
+        assert_eq!(log(&stage).await.unwrap(), "first\nsecond\nthird");
+        assert_eq!(log_of(&stage, last).await.unwrap(), "third");
         stage.clean_up().await;
     });
 }

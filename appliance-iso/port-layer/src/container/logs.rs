@@ -116,8 +116,9 @@ impl Output {
         Ok(Some(place.reader.read(&piece.bytes)))
     }
 
-    /// Where reading is to begin, and how many lines are to be passed over from there, for the last `wanted` lines.
-    async fn tail(&self, wanted: u64) -> Result<(u64, u64)> {
+    /// Where reading is to begin, and how many lines are to be passed over from there, for the last `wanted` lines.  One without
+    /// its line feed is one of them when the process has `ended`.
+    async fn tail(&self, wanted: u64, ended: bool) -> Result<(u64, u64)> {
         let size = self.read(0, 1).await?.size;
         let mut window = WINDOW;
         loop {
@@ -133,7 +134,9 @@ impl Output {
                 at += piece.bytes.len() as u64;
                 decoder.read(&piece.bytes, |line| count.add(&line));
             }
-            decoder.end(|line| count.add(&line));
+            if ended {
+                decoder.end(|line| count.add(&line));
+            }
             if start == 0 || count.holds(wanted) {
                 return Ok((start, count.lines.saturating_sub(wanted)));
             }
@@ -221,7 +224,7 @@ pub(crate) async fn read(
 ) -> Result<LogLines> {
     let output = Output::find(site, &container.vm).await?;
     let (start, pass) = match query.tail {
-        Some(wanted) => output.tail(wanted).await?,
+        Some(wanted) => output.tail(wanted, !container.phase().is_alive()).await?,
         None => (0, 0),
     };
     let (sender, receiver) = mpsc::channel(QUEUE);
@@ -259,7 +262,8 @@ impl Log {
         let end = self.query.until_ns.map(|until| Instant::now() + from_now(until));
         loop {
             // Asked before reading: what an ended process wrote is there then.
-            let more = self.query.follow && self.lives() && end.is_none_or(|end| Instant::now() < end);
+            let lives = self.lives();
+            let more = self.query.follow && lives && end.is_none_or(|end| Instant::now() < end);
             loop {
                 let piece = self.output.read(at, PIECE).await?;
                 if piece.bytes.is_empty() {
@@ -274,7 +278,10 @@ impl Log {
             }
             if !more {
                 let mut lines = Vec::new();
-                decoder.end(|line| lines.push(line));
+                // As with Docker, what a process has written of a line is none before its line feed, or its own end.
+                if !lives {
+                    decoder.end(|line| lines.push(line));
+                }
                 self.give(lines, &mut pass).await;
                 return Ok(());
             }
