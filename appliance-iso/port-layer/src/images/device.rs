@@ -77,6 +77,15 @@ pub(super) async fn attach(device: PathBuf, name: &str) -> io::Result<PathBuf> {
     .await
 }
 
+/// Takes from a new file system what mkfs makes in it: an image begins with nothing.  e2fsck makes it again where it needs it.
+pub(super) async fn empty(root: PathBuf) -> io::Result<PathBuf> {
+    blocking(move || {
+        std::fs::remove_dir(root.join("lost+found"))?;
+        Ok(root)
+    })
+    .await
+}
+
 /// Unmounts a disk, which writes what is to be written; one that is not mounted is as good.
 pub(super) async fn release(name: &str) -> io::Result<()> {
     let at = mount_point(name);

@@ -220,7 +220,12 @@ impl Backend for Datastore {
             Some(spare) => spare,
             None => self.make(parent).await?,
         };
-        match device::attach(device, &name).await {
+        let attached = match (device::attach(device, &name).await, parent) {
+            // An image's own may be in a layer of its.
+            (Ok(root), None) => device::empty(root).await,
+            (other, _) => other,
+        };
+        match attached {
             Ok(root) => Ok(OpenDisk { name, root }),
             Err(e) => {
                 let _ = self.delete_disk(&name).await;
