@@ -27,7 +27,7 @@ use time::OffsetDateTime;
 use tokio::time::sleep;
 
 use super::container_filter::Filters;
-use super::query::{timestamp, truth};
+use super::query::{moment, truth};
 use super::words;
 use super::{State, container_name, filter};
 use crate::error::ApiError;
@@ -337,10 +337,9 @@ async fn prune(
     if let Some(key) = filters.keys().find(|key| !["label", "label!", "until"].contains(&key.as_str())) {
         return Err(ApiError::Bad(format!("invalid filter '{key}'")));
     }
-    let mut times = Vec::new();
-    for text in filters.get("until").into_iter().flatten() {
-        times.push(timestamp("until", Some(text))?.unwrap_or_default());
-    }
+    let now = OffsetDateTime::now_utc();
+    let until = filters.get("until").into_iter().flatten().map(|text| moment(text, now));
+    let times = until.collect::<Result<Vec<_>, _>>()?;
     let mut deleted = Vec::new();
     if let Some(engine) = state.engine().await? {
         let meant = |c: &&Container| {

@@ -28,7 +28,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::task::JoinHandle;
 
-use super::query::truth;
+use super::query::{moment, truth};
 use super::{State, container, filter, progress, words};
 use crate::error::ApiError;
 use crate::version::ApiVersion;
@@ -264,7 +264,9 @@ impl Filters {
                 "before" => values.iter().map(of).collect::<Result<Vec<_>, _>>()?.iter().any(|at| created < *at),
                 "since" => values.iter().map(of).collect::<Result<Vec<_>, _>>()?.iter().any(|at| created > *at),
                 "until" => {
-                    values.iter().map(|v| until(v)).collect::<Result<Vec<_>, _>>()?.iter().any(|at| created < *at)
+                    let now = OffsetDateTime::now_utc();
+                    let until = values.iter().map(|v| moment(v, now)).collect::<Result<Vec<_>, _>>()?;
+                    until.iter().any(|ns| u64::try_from(created).unwrap_or_default() < ns / 1_000_000_000)
                 }
                 _ => {
                     let (tags, digests) = names(index, id);
@@ -277,14 +279,6 @@ impl Filters {
         }
         Ok(true)
     }
-}
-
-/// A time as seconds since 1970 or in RFC 3339.
-fn until(text: &str) -> Result<i64, ApiError> {
-    let seconds = text.split('.').next().and_then(|s| s.parse().ok());
-    seconds
-        .or_else(|| OffsetDateTime::parse(text, &Rfc3339).ok().map(OffsetDateTime::unix_timestamp))
-        .ok_or_else(|| ApiError::Bad(format!("invalid filter 'until={text}'")))
 }
 
 /// Whether a name is like a pattern, with its tag or without; `*` is any letters but a slash, `?` one.
