@@ -19,6 +19,7 @@ use futures_util::stream;
 use image_store::index::Index;
 use port_layer::container::health::Health;
 use port_layer::container::phase::Phase;
+use port_layer::container::record::FOREVER;
 use port_layer::container::table::Container;
 use port_layer::{Engine, Failure, Outcome, Until};
 use serde::Deserialize;
@@ -223,8 +224,7 @@ struct StopQuery {
 impl StopQuery {
     /// The time to wait; a negative one is for ever.
     fn limit(&self) -> Option<Duration> {
-        let year = 365 * 24 * 3600;
-        self.t.map(|t| Duration::from_secs(u64::try_from(t).map_or(year, |t| t.min(year))))
+        self.t.map(|t| Duration::from_secs(u64::try_from(t).map_or(FOREVER, |t| t.min(FOREVER))))
     }
 }
 

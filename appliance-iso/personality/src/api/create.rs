@@ -19,7 +19,7 @@ use bollard_stubs::models::{
 };
 use image_store::index::Index;
 use port_layer::Size;
-use port_layer::container::record::Record;
+use port_layer::container::record::{FOREVER, Record};
 use port_layer::guest;
 use serde::Deserialize;
 use serde_json::Value;
@@ -478,7 +478,7 @@ fn guest(id: &str, config: &ContainerConfig, host: &HostConfig) -> Result<guest:
             })
             .collect(),
         stop_signal: config.stop_signal.clone().unwrap_or_default(),
-        stop_seconds: config.stop_timeout.and_then(|s| u64::try_from(s).ok()),
+        stop_seconds: config.stop_timeout.map(|s| u64::try_from(s).unwrap_or(FOREVER)),
     };
     let tmpfs = host.tmpfs.iter().flatten();
     Ok(guest::Container {

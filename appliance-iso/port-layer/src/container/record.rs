@@ -7,6 +7,9 @@ use vch_config::Document;
 
 pub use vch_config::KEY_RECORD;
 
+/// Seconds that nobody waits to the end of, and that every clock holds.
+pub const FOREVER: u64 = 365 * 24 * 3600;
+
 /// What Docker's clients were told to make, as they wrote it; the guest's part is [`tether_proto::Container`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
@@ -59,7 +62,8 @@ impl Record {
     /// The signal that asks the process to end, and how long it has to; none where there is Docker's own.
     pub fn stopping(&self) -> (Option<String>, Option<Duration>) {
         let stopping: Stopping = serde_json::from_str(&self.config).unwrap_or_default();
-        let limit = stopping.timeout.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
+        // Less than none is for ever, with Docker.
+        let limit = stopping.timeout.map(|seconds| u64::try_from(seconds).unwrap_or(FOREVER)).map(Duration::from_secs);
         (stopping.signal.filter(|signal| !signal.is_empty()), limit)
     }
 
@@ -93,5 +97,19 @@ impl Document for Record {
     const NAME: &'static str = "the container's record (vic.container)";
     fn schema(&self) -> u32 {
         self.schema
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_to_stop_may_be_for_ever() {
+        let stopping = |config: &str| Record { config: config.into(), ..Record::sample("a", "n") }.stopping();
+        assert_eq!(stopping("{}"), (None, None));
+        let own = stopping(r#"{"StopSignal":"INT","StopTimeout":3}"#);
+        assert_eq!(own, (Some("INT".to_owned()), Some(Duration::from_secs(3))));
+        assert_eq!(stopping(r#"{"StopTimeout":-1}"#).1, Some(Duration::from_secs(FOREVER)));
     }
 }
