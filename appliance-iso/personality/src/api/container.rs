@@ -100,7 +100,7 @@ pub(super) fn summary(
         image_id: Some(record.image_id.clone()),
         command: Some(words::command(&argv)),
         created: i64::try_from(record.created_ns / 1_000_000_000).ok(),
-        ports: Some(Vec::new()),
+        ports: Some(words::ports(record, phase)),
         labels: Some(config.labels.unwrap_or_default()),
         state: Some(match phase.status() {
             "running" => ContainerSummaryStateEnum::RUNNING,
@@ -187,7 +187,7 @@ async fn inspect(
     };
     let mut answer = serde_json::to_value(answer).map_err(|e| ApiError::Failed(e.to_string()))?;
     answer["HostConfig"] = words::whole_host_config(record);
-    answer["NetworkSettings"] = words::network_settings();
+    answer["NetworkSettings"] = words::network_settings(&words::ports(record, &phase));
     answer["GraphDriver"] = json!({"Name": "vsphere", "Data": {}});
     if truth(query.size.as_ref()) {
         // What the container's own disk has taken is the datastore's to know.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use bollard_stubs::models::{self, ContainerConfig, HostConfig};
+use bollard_stubs::models::{self, ContainerConfig, HostConfig, PortSummary, PortSummaryTypeEnum};
 use image_store::index::Index;
 use port_layer::container::health::{Health, Probe, Status};
 use port_layer::container::phase::Phase;
@@ -62,12 +62,32 @@ fn lay_over(defaults: &mut Map<String, Value>, given: Map<String, Value>) {
     defaults.extend(given.into_iter().filter(|(_, value)| !nothing(value)));
 }
 
+/// The ports that image and client say a container has, while it runs; nobody publishes them yet.
+pub(super) fn ports(record: &Record, phase: &Phase) -> Vec<PortSummary> {
+    if !phase.is_alive() || host_config(record).network_mode.as_deref() == Some("none") {
+        return Vec::new();
+    }
+    let one = |port: String| {
+        let (number, protocol) = port.split_once('/').unwrap_or((&port, "tcp"));
+        let typ = match protocol {
+            "tcp" => PortSummaryTypeEnum::TCP,
+            "udp" => PortSummaryTypeEnum::UDP,
+            "sctp" => PortSummaryTypeEnum::SCTP,
+            _ => return None,
+        };
+        Some(PortSummary { private_port: number.parse().ok()?, typ: Some(typ), ip: None, public_port: None })
+    };
+    config(record).exposed_ports.into_iter().flatten().filter_map(one).collect()
+}
+
 /// Docker's `NetworkSettings` of a container that has no network yet.
-pub(super) fn network_settings() -> Value {
+pub(super) fn network_settings(ports: &[PortSummary]) -> Value {
+    let key = |port: &PortSummary| Some(format!("{}/{}", port.private_port, port.typ?));
+    let ports: Map<String, Value> = ports.iter().filter_map(key).map(|port| (port, Value::Null)).collect();
     json!({
         "Bridge": "", "EndpointID": "", "Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0,
         "HairpinMode": false, "IPAddress": "", "IPPrefixLen": 0, "IPv6Gateway": "", "LinkLocalIPv6Address": "",
-        "LinkLocalIPv6PrefixLen": 0, "MacAddress": "", "Networks": {}, "Ports": {}, "SandboxID": "", "SandboxKey": "",
+        "LinkLocalIPv6PrefixLen": 0, "MacAddress": "", "Networks": {}, "Ports": ports, "SandboxID": "", "SandboxKey": "",
         "SecondaryIPAddresses": null, "SecondaryIPv6Addresses": null,
     })
 }
@@ -250,6 +270,20 @@ mod tests {
         assert_eq!(whole["LogConfig"], json!({"Type": "json-file", "Config": {"max-size": "1m"}}));
         record.host_config = "nonsense".into();
         assert_eq!(whole_host_config(&record)["ShmSize"], 67_108_864);
+    }
+
+    #[test]
+    fn a_container_that_runs_has_the_ports_that_are_told_of_it() {
+        let mut record = record("nginx:1", "sha256:77", "{}");
+        record.config = r#"{"ExposedPorts":{"80":{},"53/udp":{},"odd":{}}}"#.into();
+        let mut shown: Vec<_> = ports(&record, &Phase::Running).iter().map(|p| (p.private_port, p.typ)).collect();
+        shown.sort_unstable();
+        assert_eq!(shown, [(53, Some(PortSummaryTypeEnum::UDP)), (80, Some(PortSummaryTypeEnum::TCP))]);
+        let settings = network_settings(&ports(&record, &Phase::Running));
+        assert_eq!(settings["Ports"], json!({"53/udp": null, "80/tcp": null}));
+        assert_eq!(ports(&record, &Phase::Created { failed: None }), []);
+        record.host_config = r#"{"NetworkMode":"none"}"#.into();
+        assert_eq!(ports(&record, &Phase::Running), []);
     }
 
     #[test]
