@@ -457,16 +457,49 @@ impl Auth {
     }
 }
 
+#[derive(Debug, Deserialize)]
+struct LookQuery {
+    platform: Option<String>,
+}
+
 /// An image's name holds slashes, so that what is asked of it is the last part of the path.
-async fn look(Shared(state): Shared<Arc<State>>, Path(rest): Path<String>) -> Result<Json<Value>, ApiError> {
+async fn look(
+    Shared(state): Shared<Arc<State>>,
+    Path(rest): Path<String>,
+    Query(query): Query<LookQuery>,
+) -> Result<Json<Value>, ApiError> {
     let (wanted, action) = rest.rsplit_once('/').unwrap_or((&rest, ""));
     let index = engine(&state, wanted).await?.images().index();
     let (id, image) = find(&index, wanted)?;
+    check_platform(query.platform.as_deref(), wanted)?;
     match action {
         "json" => Ok(Json(inspect(&index, id, image))),
         "history" => Ok(Json(history(&index, id, image))),
         "get" => Err(ApiError::NotYet { endpoint: "GET /images/{name}/get".to_owned() }),
         _ => Err(ApiError::NoPage),
+    }
+}
+
+/// A platform as clients name it of an image that there is (OCI image-spec, image-index.md).
+#[derive(Debug, Deserialize)]
+struct Platform {
+    #[serde(default)]
+    os: String,
+    #[serde(default)]
+    architecture: String,
+}
+
+/// Refuses what is asked of an image for another platform than the one that it is for.
+fn check_platform(json: Option<&str>, wanted: &str) -> Result<(), ApiError> {
+    let Some(json) = json.filter(|json| !json.is_empty()) else { return Ok(()) };
+    let invalid = |e| ApiError::Bad(format!("invalid platform {json:?}: {e}"));
+    match serde_json::from_str(json).map_err(invalid)? {
+        Platform { os, architecture } if os == "linux" && architecture == "amd64" => Ok(()),
+        Platform { os, architecture } => {
+            let text =
+                format!("image {wanted} is not there for {os}/{architecture}: images of a VCH are for linux/amd64");
+            Err(ApiError::NotFound(text))
+        }
     }
 }
 
@@ -564,6 +597,7 @@ async fn change(
 #[derive(Debug, Deserialize)]
 struct RemoveQuery {
     force: Option<String>,
+    platforms: Option<String>,
 }
 
 async fn remove(
@@ -572,6 +606,7 @@ async fn remove(
     Query(query): Query<RemoveQuery>,
 ) -> Result<Json<Vec<ImageDeleteResponseItem>>, ApiError> {
     let engine = engine(&state, &wanted).await?;
+    check_platform(query.platforms.as_deref(), &wanted)?;
     let removal = if truth(query.force.as_ref()) { Removal::Force } else { Removal::Plain };
     let removed = take(&engine, state.reach.history(), &wanted, removal).await?;
     Ok(Json(removed.into_iter().map(item).collect()))
@@ -703,6 +738,17 @@ mod tests {
         ] {
             assert_eq!(is_like(name, pattern), expected, "{name} {pattern}");
         }
+    }
+
+    #[test]
+    fn an_image_is_there_for_one_platform() {
+        for json in [None, Some(""), Some(r#"{"os":"linux","architecture":"amd64"}"#)] {
+            assert_eq!(check_platform(json, "busybox"), Ok(()));
+        }
+        let arm =
+            check_platform(Some(r#"{"os":"linux","architecture":"arm64","variant":"v8"}"#), "busybox").unwrap_err();
+        assert!(arm.to_string().starts_with("image busybox is not there for linux/arm64"), "{arm}");
+        assert!(check_platform(Some("arm64"), "busybox").is_err());
     }
 
     #[test]
