@@ -93,16 +93,15 @@ async fn info(Shared(state): Shared<Arc<State>>) -> Json<SystemInfo> {
     // What is told does not wait for vSphere.
     let engine = state.reach.at_hand();
     let table = engine.as_ref().map(|e| e.table()).unwrap_or_default();
-    let count =
-        |wanted: &[&str]| i64::try_from(table.iter().filter(|c| wanted.contains(&c.phase().status())).count()).ok();
+    let [running, paused, stopped] = counts(table.iter().map(|c| c.phase().status()));
     let images = engine.map_or(0, |e| e.images().index().images.len());
     Json(SystemInfo {
         id: Some(config.id.clone()),
         name: Some(config.name.clone()),
         containers: i64::try_from(table.iter().count()).ok(),
-        containers_running: count(&["running"]),
-        containers_paused: count(&["paused"]),
-        containers_stopped: count(&["created", "exited", "removing"]),
+        containers_running: Some(running),
+        containers_paused: Some(paused),
+        containers_stopped: Some(stopped),
         images: i64::try_from(images).ok(),
         driver: Some(driver),
         driver_status: Some(status),
@@ -161,6 +160,19 @@ async fn info(Shared(state): Shared<Arc<State>>) -> Json<SystemInfo> {
         isolation: Some(SystemInfoIsolationEnum::EMPTY),
         ..SystemInfo::default()
     })
+}
+
+/// How many containers run, are paused, and do neither: with Docker these are all, one that is about to be started again among them.
+fn counts(states: impl Iterator<Item = &'static str>) -> [i64; 3] {
+    let mut counts = [0; 3];
+    for state in states {
+        counts[match state {
+            "running" => 0,
+            "paused" => 1,
+            _ => 2,
+        }] += 1;
+    }
+    counts
 }
 
 /// A proxy's URL as Docker shows it: without who logs in there.
@@ -242,6 +254,12 @@ mod tests {
         {
             assert_eq!(size(bytes), text);
         }
+    }
+
+    #[test]
+    fn every_container_is_counted_once() {
+        let states = ["running", "exited", "restarting", "paused", "created", "running", "removing"];
+        assert_eq!(counts(states.into_iter()), [2, 1, 4]);
     }
 
     #[test]
