@@ -61,10 +61,7 @@ async fn create(
     container_name::check(&name)?;
     let host = body.host_config.take().unwrap_or_default();
     let networks = body.networking_config.take().and_then(|n| n.endpoints_config).unwrap_or_default();
-    if let Some(network) = networks.keys().find(|n| !["default", "bridge"].contains(&n.as_str())) {
-        return Err(ApiError::NotFound(format!("network {network} not found")));
-    }
-    networks.values().try_for_each(refuse_endpoint)?;
+    networks.iter().try_for_each(|(name, network)| refuse_endpoint(name, network))?;
     let size = size(&host)?;
     refuse(&host)?;
     let wanted = body.image.clone().unwrap_or_default();
@@ -138,8 +135,12 @@ fn not_supported(option: &str) -> ApiError {
     ApiError::Bad(format!("{option} is not supported: a container of a VCH is a VM of its own"))
 }
 
-/// Refuses addresses of the client's own, for vSphere gives them, and names that nobody would answer to.
-fn refuse_endpoint(network: &EndpointSettings) -> Result<(), ApiError> {
+/// Refuses networks that are not there, addresses of the client's own, for vSphere gives them, and names that nobody would answer
+/// to.
+fn refuse_endpoint(name: &str, network: &EndpointSettings) -> Result<(), ApiError> {
+    if !["default", "bridge", "none"].contains(&name) {
+        return Err(ApiError::NotFound(format!("network {name} not found")));
+    }
     let set = |text: Option<&String>| text.is_some_and(|t| !t.is_empty());
     let ip = network.ipam_config.as_ref();
     let given = [
@@ -590,7 +591,10 @@ mod tests {
 
     #[test]
     fn what_no_network_gives_is_refused() {
-        let said = |json: &str| refuse_endpoint(&serde_json::from_str(json).unwrap()).map_err(|e| e.to_string());
+        let said =
+            |json: &str| refuse_endpoint("none", &serde_json::from_str(json).unwrap()).map_err(|e| e.to_string());
+        let other = refuse_endpoint("front", &EndpointSettings::default());
+        assert_eq!(other, Err(ApiError::NotFound("network front not found".to_owned())));
         // As a client sends it for a container without a word on networks.
         let usual = r#"{"IPAMConfig":null,"Links":null,"Aliases":null,"MacAddress":"","DriverOpts":null}"#;
         assert_eq!(said(usual), Ok(()));
