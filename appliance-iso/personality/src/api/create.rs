@@ -15,7 +15,7 @@ use axum::{
 };
 use bollard_stubs::models::{
     ContainerConfig, ContainerCreateBody, ContainerCreateResponse, EndpointSettings, HostConfig,
-    HostConfigCgroupnsModeEnum, HostConfigIsolationEnum, ImageConfig, RestartPolicyNameEnum,
+    HostConfigCgroupnsModeEnum, HostConfigIsolationEnum, ImageConfig, MountType, RestartPolicyNameEnum,
 };
 use image_store::index::Index;
 use port_layer::Size;
@@ -280,7 +280,7 @@ fn refuse(host: &HostConfig) -> Result<(), ApiError> {
     }
     let soon = [
         ("--volume", some(host.binds.as_ref())),
-        ("--mount", some(host.mounts.as_ref())),
+        ("--mount", host.mounts.iter().flatten().any(|mount| mount.typ != Some(MountType::TMPFS))),
         ("--volume-driver", word(host.volume_driver.as_ref(), &["local"])),
         ("--volumes-from", some(host.volumes_from.as_ref())),
         ("--publish", host.port_bindings.as_ref().is_some_and(|p| p.values().any(|b| some(b.as_ref())))),
@@ -451,6 +451,34 @@ fn extra_hosts(host: &HostConfig) -> Result<Vec<(IpAddr, String)>, ApiError> {
     host.extra_hosts.iter().flatten().map(one).collect()
 }
 
+/// `--tmpfs` and `--mount type=tmpfs`: file systems in memory, with their options.
+fn tmpfs(host: &HostConfig) -> Result<Vec<guest::Tmpfs>, ApiError> {
+    let plain = host.tmpfs.iter().flatten().map(|(at, options)| (at.clone(), options.clone()));
+    let mut all: Vec<_> = plain.map(|(at, options)| guest::Tmpfs { at, options }).collect();
+    for mount in host.mounts.iter().flatten() {
+        let at = mount.target.clone().unwrap_or_default();
+        let bad = |what: &str| Err(ApiError::Bad(format!("invalid mount config for type \"tmpfs\": {what}")));
+        if mount.source.as_ref().is_some_and(|source| !source.is_empty()) {
+            return bad("field Source must not be specified");
+        }
+        if !at.starts_with('/') || at.trim_matches('/').is_empty() {
+            return bad(&format!("invalid mount path: '{at}': it must be absolute, and not the root"));
+        }
+        if all.iter().any(|other| other.at == at) {
+            return Err(ApiError::Bad(format!("Duplicate mount point: {at}")));
+        }
+        let own = mount.tmpfs_options.as_ref();
+        let mut options = Vec::new();
+        options.extend(mount.read_only.filter(|read_only| *read_only).map(|_| "ro".to_owned()));
+        options.extend(own.and_then(|o| o.size_bytes).filter(|n| *n > 0).map(|n| format!("size={n}")));
+        options.extend(own.and_then(|o| o.mode).filter(|n| *n > 0).map(|n| format!("mode={n:o}")));
+        // A word, or a name and its value.
+        options.extend(own.and_then(|o| o.options.as_ref()).into_iter().flatten().map(|words| words.join("=")));
+        all.push(guest::Tmpfs { at, options: options.join(",") });
+    }
+    Ok(all)
+}
+
 /// What the guest is told.
 fn guest(id: &str, config: &ContainerConfig, host: &HostConfig) -> Result<guest::Container, ApiError> {
     let addresses = |what: &str, list: Option<&Vec<String>>| -> Result<Vec<IpAddr>, ApiError> {
@@ -481,7 +509,6 @@ fn guest(id: &str, config: &ContainerConfig, host: &HostConfig) -> Result<guest:
         stop_signal: config.stop_signal.clone().unwrap_or_default(),
         stop_seconds: config.stop_timeout.map(|s| u64::try_from(s).unwrap_or(FOREVER)),
     };
-    let tmpfs = host.tmpfs.iter().flatten();
     Ok(guest::Container {
         schema: vch_config::SCHEMA,
         id: id.to_owned(),
@@ -489,7 +516,7 @@ fn guest(id: &str, config: &ContainerConfig, host: &HostConfig) -> Result<guest:
         root: guest::Disk { unit: 0, file_system: String::new() },
         root_read_only: host.readonly_rootfs.unwrap_or_default(),
         folders: config.volumes.clone().unwrap_or_default(),
-        tmpfs: tmpfs.map(|(at, options)| guest::Tmpfs { at: at.clone(), options: options.clone() }).collect(),
+        tmpfs: tmpfs(host)?,
         shm_bytes: host.shm_size.and_then(|s| u64::try_from(s).ok()).unwrap_or_default(),
         host_name: config.hostname.clone().unwrap_or_default(),
         domain_name: config.domainname.clone().unwrap_or_default(),
@@ -625,6 +652,28 @@ mod tests {
             let said = read(entry).unwrap_err().to_string();
             assert!(said.contains(words), "{entry}: {said}");
         }
+    }
+
+    #[test]
+    fn file_systems_in_memory_are_asked_for_in_two_ways() {
+        let read = |json: &str| tmpfs(&host(json)).map_err(|e| e.to_string());
+        let at = |at: &str, options: &str| guest::Tmpfs { at: at.into(), options: options.into() };
+        let mounts = r#"{"Tmpfs":{"/run":"size=1m"},"Mounts":[{"Type":"tmpfs","Target":"/cache"},
+            {"Type":"tmpfs","Target":"/x","ReadOnly":true,
+             "TmpfsOptions":{"SizeBytes":4096,"Mode":448,"Options":[["exec"],["uid","7"]]}}]}"#;
+        let expected = [at("/run", "size=1m"), at("/cache", ""), at("/x", "ro,size=4096,mode=700,exec,uid=7")];
+        assert_eq!(read(mounts), Ok(expected.to_vec()));
+        assert_eq!(refuse(&host(mounts)), Ok(()));
+        for (mount, words) in [
+            (r#""Target":"rel""#, "invalid mount path: 'rel'"),
+            (r#""Target":"/""#, "and not the root"),
+            (r#""Target":"/x","Source":"/y""#, "field Source must not be specified"),
+            (r#""Target":"/run""#, "Duplicate mount point: /run"),
+        ] {
+            let json = format!(r#"{{"Tmpfs":{{"/run":""}},"Mounts":[{{"Type":"tmpfs",{mount}}}]}}"#);
+            assert!(read(&json).is_err_and(|said| said.contains(words)), "{json}");
+        }
+        assert!(refuse(&host(r#"{"Mounts":[{"Type":"bind"}]}"#)).is_err());
     }
 
     #[test]
