@@ -69,3 +69,16 @@ impl Document for Run {
         self.schema
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tether_that_does_not_tell_the_pid_is_understood() {
+        let read = |text: &str| Run::from_text(text).map(|run| (run.state, run.pid)).ok();
+        assert_eq!(read(r#"{"schema":1,"id":"c","state":{"state":"running"}}"#), Some((State::Running, None)));
+        let told = Run { state: State::Running, pid: Some(77), ..Run::new("c") };
+        assert_eq!(read(&told.to_text()), Some((State::Running, Some(77))));
+    }
+}
