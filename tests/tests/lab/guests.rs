@@ -218,6 +218,14 @@ fn docker_speaks_with_guests() {
     let (code, out, _) = docker(&lab, &["exec", "stays", "/no/such"], b"");
     let out = String::from_utf8_lossy(&out).into_owned();
     assert!(code == 127 && out.contains("OCI runtime exec failed") && out.contains("/no/such"), "{code} {out}");
+    // The root has Docker's mark and nothing of its file system's own; what no kernel runs has no shell to run it.
+    let root = "test -f /.dockerenv && test ! -e /lost+found && echo echo x >/tmp/plain && chmod 755 /tmp/plain";
+    assert_eq!(shell(&lab, &exec, root, b""), said_so(0, "", ""));
+    let (code, out, err) = docker(&lab, &["exec", "stays", "/tmp/plain"], b"");
+    assert_eq!((code, out.len(), err.as_str()), (1, 0, "exec /tmp/plain: exec format error\n"));
+    let pid = said(&lab, &["inspect", "--format", "{{.State.Pid}}", "stays"]);
+    assert_eq!(said(&lab, &["exec", "stays", "grep", "-c", "echo hup", &format!("/proc/{pid}/cmdline")]), "1");
+    assert!(refused(&lab, &["cp", "stays:/etc/hosts", "-"]).contains("use `docker exec CONTAINER tar"));
     said(&lab, &["exec", "-d", "stays", "sh", "-c", "echo done >/tmp/done"]);
     until(&lab, "a detached process", &["exec", "stays", "cat", "/tmp/done"], |o| o.stdout == b"done\n");
     // Only those that run: every exec of a client begins with a look at the container.

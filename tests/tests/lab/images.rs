@@ -64,6 +64,7 @@ fn docker_pulls_images_and_runs_them() {
     assert_eq!(streams(&lab, &["logs", "talker"])[0], "hello world\n");
     assert_eq!(said(&lab, &["ps", "-aq", "--no-trunc", "--filter", "label=a=b", "--filter", "ancestor=mine"]), id);
     assert_eq!(said(&lab, &["ps", "-aq", "--no-trunc", "--filter", &format!("ancestor={one}")]), id, "the same image");
+    assert_eq!(said(&lab, &["ps", "-aq", "--filter", "ancestor=nothing"]), "");
     assert!(refused(&lab, &["ps", "--filter", "since=nobody"]).contains("No such container: nobody"));
     let taken = refused(&lab, &["create", "--name", "talker", "mine", "/bin/program"]);
     assert!(taken.contains("The container name \"/talker\" is already in use by container"), "{taken}");
@@ -91,6 +92,18 @@ fn docker_pulls_images_and_runs_them() {
     let used = refused(&lab, &["rmi", "-f", &two]);
     assert!(used.contains("conflict: unable to remove repository reference"), "{used}");
     assert_eq!(said(&lab, &["rmi", "mine"]), "Untagged: mine:latest");
+    // Whose name is gone is shown by its id, and has been made from the name all the same.
+    let image = said(&lab, &["image", "inspect", "--format", "{{.Id}}", &one]);
+    let speaker = ["ps", "-as", "--filter", "name=speaker", "--format", "{{.Image}} {{.Size}}"];
+    let shown = said(&lab, &speaker);
+    assert!(shown.starts_with(&format!("{} 0B (virtual ", &image["sha256:".len()..][..12])), "{shown}");
+    assert_eq!(
+        said(&lab, &["inspect", "--format", "{{.Config.Image}} {{.Image}}", "speaker"]),
+        format!("mine {image}")
+    );
+    let sizes = said(&lab, &["inspect", "-s", "--format", "{{.SizeRw}} {{.SizeRootFs}}", "speaker"]);
+    assert!(sizes.starts_with("0 ") && !sizes.ends_with(" 0"), "{sizes}");
+    assert!(refused(&lab, &["rm", "--link", "speaker"]).contains("cannot remove the default link name"));
     let all = said(&lab, &["ps", "-aq"]);
     said(&lab, &[&["rm", "-f"][..], &all.lines().collect::<Vec<_>>()].concat());
     assert!(said(&lab, &["rmi", &one]).contains("Deleted: sha256:"));
