@@ -50,7 +50,7 @@ impl Program {
     pub(crate) fn prepare(args: &[String], variables: &BTreeMap<String, String>) -> Result<Self, NulError> {
         let name = args.first().map_or("", String::as_str);
         let folders = variables.get("PATH").map_or("", String::as_str).split(':');
-        let files: Vec<String> = if name.contains('/') {
+        let files: Vec<String> = if name.is_empty() || name.contains('/') {
             vec![name.to_owned()]
         } else {
             folders.map(|folder| format!("{}/{name}", if folder.is_empty() { "." } else { folder })).collect()
@@ -110,6 +110,7 @@ mod tests {
         assert_eq!(files("ls", "/bin:/usr/bin"), ["/bin/ls", "/usr/bin/ls"]);
         assert_eq!(files("ls", "/bin:"), ["/bin/ls", "./ls"]);
         assert_eq!(files("./ls", "/bin"), ["./ls"]);
+        assert_eq!(files("", "/bin"), [""], "no folder is a program");
         assert!(Program::prepare(&["a\0b".to_owned()], &BTreeMap::new()).is_err());
     }
 }
