@@ -3,6 +3,7 @@
 mod guest;
 mod keep;
 mod power;
+mod questions;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};

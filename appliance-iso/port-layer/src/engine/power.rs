@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use tether_proto::signal;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
+use super::questions::asked;
 use super::{Engine, Failure, OFF, Outcome, Result, guest, late, of, vm};
 use crate::container::admission::Operation;
 use crate::container::phase::{Phase, Power};
@@ -21,8 +22,6 @@ const STOP: Duration = Duration::from_secs(10);
 const GRACE: Duration = Duration::from_secs(5);
 /// How long the guest of a process that has ended may take to write what is left in its memory to its disk.
 const FLUSH: Duration = Duration::from_secs(600);
-/// Pause before a question is answered again.
-const AGAIN: Duration = Duration::from_millis(300);
 /// The signal that asks a process to end, unless its container has one of its own.
 const SIGTERM: i32 = 15;
 /// The signal that no process survives, and that the end of its VM amounts to.
@@ -327,47 +326,6 @@ impl Engine {
         Ok(())
     }
 
-    /// Sees `work` through, which ends the container, and answers meanwhile what its VM asks so that it does.
-    pub(super) async fn answering<T>(&self, container: &Container, work: impl Future<Output = T>) -> T {
-        let id = &container.record.id;
-        let open = |table: &Table, answered: Option<&String>| {
-            let question = table.find(id).ok().and_then(|c| c.question.clone());
-            question.filter(|question| answered != Some(&question.id))
-        };
-        let mut answered = None;
-        // First, for a VM is off as long as its power-on waits: the work would find that it has ended.
-        if let Some(question) = open(&self.table(), None)
-            && self.site.answer(&vm(container), &question).await.is_ok()
-        {
-            answered = Some(question.id);
-        }
-        let answers = async {
-            loop {
-                let asked = self.watched().until(|table| open(table, answered.as_ref()));
-                // What is not seen the work runs into.
-                let Ok(question) = asked.await else { return std::future::pending().await };
-                match self.site.answer(&vm(container), &question).await {
-                    Ok(()) => answered = Some(question.id),
-                    // Somebody else may have answered, or it fails now and not in a moment.
-                    Err(_) => sleep(AGAIN).await,
-                }
-            }
-        };
-        tokio::select! {
-            done = work => done,
-            never = answers => never,
-        }
-    }
-
-    /// Waits until the container's VM asks something; that in words.
-    async fn asks(&self, id: &str) -> Failure {
-        match self.watched().until(|table| asked(table, id)).await {
-            Ok(asks) => asks,
-            // Whoever waits for something else learns of that, too.
-            Err(_) => std::future::pending().await,
-        }
-    }
-
     /// Waits until the VM is off, which it is about to be: as soon as its guest has written its disk.
     async fn until_off(&self, container: &Container) -> Result<Outcome> {
         let id = &container.record.id;
@@ -406,13 +364,6 @@ fn stop_signal(container: &Container, wanted: Option<&str>) -> Result<(String, i
     let name = wanted.map(str::to_owned).or(own).unwrap_or_else(|| "SIGTERM".to_owned());
     let number = signal::number(&name).ok_or_else(|| invalid_signal(&name))?;
     Ok((name, number))
-}
-
-/// What a container's VM asks, in words.
-fn asked(table: &Table, id: &str) -> Option<Failure> {
-    let container = table.find(id).ok()?;
-    let text = container.question.as_ref()?.text.clone();
-    Some(Failure::Asks { name: container.record.name.clone(), text })
 }
 
 fn invalid_signal(text: &str) -> Failure {
