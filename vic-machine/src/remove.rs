@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::timeout;
-use vch_config::{ContainerLabel, KEY_RECORD, MadeNetwork, VchConfig};
+use vch_config::{ContainerLabel, KEY_RECORD, KEY_UUIDS, MadeNetwork, UUIDS, VchConfig, is_itself};
 use vim25::datastore::DatastorePath;
 use vim25::types::{
     AnyVirtualDevice, AnyVirtualDeviceBackingInfo, HostDatastoreBrowserSearchResults, HostDatastoreBrowserSearchSpec,
@@ -93,19 +93,23 @@ pub(crate) struct Container {
     pub(crate) files: Option<DatastorePath>,
 }
 
-/// The containers of VCH `id` in a pool.
+/// The containers of VCH `id` in a pool.  A clone of one is none, although it has its record (ADR 26).
 pub(crate) async fn containers(
     session: &Session,
     pool: &ManagedObjectReference,
     id: &str,
 ) -> Result<Vec<Container>, Error> {
     let mut out = Vec::new();
-    let wanted = ["config.extraConfig", "config.files.vmPathName", "runtime.powerState"];
+    let wanted = [&UUIDS[..], &["config.extraConfig", "config.files.vmPathName", "runtime.powerState"]].concat();
     for vm in session.contained(pool, "VirtualMachine", false, &wanted).await? {
         let options: Vec<OptionValue> = vm.all("config.extraConfig")?;
-        let record = options.iter().rev().find(|o| o.key == KEY_RECORD).and_then(|o| o.value.as_ref()?.get().ok());
-        let label = record.and_then(|text: String| ContainerLabel::from_record(&text));
-        if let Some(label) = label.filter(|l| l.vch == id) {
+        let value = |key: &str| -> Option<String> {
+            options.iter().rev().find(|o| o.key == key).and_then(|o| o.value.as_ref()?.get().ok())
+        };
+        let uuids = || UUIDS.iter().filter_map(|path| vm.get(path).ok().flatten());
+        let is_clone = value(KEY_UUIDS).is_some_and(|own| !is_itself(&own, uuids()));
+        let label = value(KEY_RECORD).and_then(|text| ContainerLabel::from_record(&text));
+        if let Some(label) = label.filter(|l| l.vch == id && !is_clone) {
             let state: Option<VirtualMachinePowerState> = vm.get("runtime.powerState")?;
             let on = state != Some(VirtualMachinePowerState::PoweredOff);
             let path = vm.get::<String>("config.files.vmPathName")?;

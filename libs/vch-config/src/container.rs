@@ -5,6 +5,19 @@ use serde::Deserialize;
 /// Key of a container's record in its VM's extraConfig; not visible in the guest.
 pub const KEY_RECORD: &str = "vic.container";
 
+/// Key of the UUIDs that vSphere gave the VM, with a space between; not visible in the guest.  A clone has the key, too, and UUIDs of
+/// its own.
+pub const KEY_UUIDS: &str = "vic.uuids";
+
+/// Where they are: properties of `VirtualMachine`.  vCenter changes the first when it finds another VM that has the same, and a host
+/// the second when the VM's files were copied.
+pub const UUIDS: [&str; 2] = ["config.instanceUuid", "config.uuid"];
+
+/// Whether a VM of which these are the UUIDs is the one that `own`, the text of [`KEY_UUIDS`], was written for, and no clone of it.
+pub fn is_itself(own: &str, mut uuids: impl Iterator<Item = String>) -> bool {
+    uuids.any(|uuid| own.split(' ').any(|one| one.eq_ignore_ascii_case(&uuid)))
+}
+
 /// The part of a container's record that says whose it is; the port layer writes the whole.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct ContainerLabel {
@@ -24,6 +37,13 @@ impl ContainerLabel {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_uuid_of_its_own_is_enough() {
+        let is = |uuids: &[&str]| is_itself("aa-1 bb-2", uuids.iter().map(|&uuid| uuid.to_owned()));
+        assert!(is(&["AA-1", "cc-3"]) && is(&["cc-3", "bb-2"]));
+        assert!(!is(&["cc-3", "dd-4"]) && !is(&[]));
+    }
 
     #[test]
     fn a_label_is_read_from_a_record_of_any_version() {

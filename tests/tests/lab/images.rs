@@ -9,6 +9,7 @@ use vic_tests::block_on;
 use vic_tests::lab::{ADDRESS, Lab};
 use vic_tests::suite::NAME;
 pub(crate) use vic_tests::vch::{REGISTRY, inside};
+use vim25::types::{ManagedObjectReference, OptionValue, VirtualMachineConfigSpec, VirtualMachineFileInfo, methods};
 
 use crate::containers::{refused, said, static_program, streams};
 
@@ -132,13 +133,42 @@ fn docker_pulls_images_and_runs_them() {
     let run = ["run", "-d", "--name", "stays", "-m", "256m", &one, "/bin/program", "wait"];
     let [_, told] = streams(&lab, &run);
     assert!(told.contains("Unable to find image") && told.contains("Downloaded newer image"), "{told}");
-    // Containers go with the VCH: those that run, by force alone.
-    let refused = stage.vic("delete", &["--name", NAME]);
-    let said = &refused.ended_with(7).stderr;
-    assert!(said.contains("running containers"), "{said}");
+    // Containers go with the VCH: those that run, by force alone; a clone of one is no container.
+    let delete = || stage.vic("delete", &["--name", NAME]).ended_with(7).stderr.clone();
+    assert!(delete().contains("running containers"), "{}", delete());
+    let copy = block_on(clone(&lab, "stays-"));
+    said(&lab, &["kill", "stays"]);
+    let told = delete();
+    assert!(told.contains("holds 1 more objects") && told.contains(&copy), "{told}");
+    block_on(async {
+        let session = stage.session().await;
+        session.run(&methods::DestroyTask { this: ManagedObjectReference::new("VirtualMachine", copy) }).await.unwrap();
+        session.logout().await.unwrap();
+    });
+    said(&lab, &["start", "stays"]);
     stage.vic("delete", &["--name", NAME, "--force"]).ended_with(0);
     assert_eq!(stage.inventory(), before);
     let left: Vec<_> = files.read_dir().unwrap().map(|e| e.unwrap().file_name()).collect();
     assert!(left.is_empty(), "{left:?}");
     stage.vic("delete", &["--name", NAME]).ended_with(6);
+}
+
+/// Makes a VM beside the one whose name begins so, with all that is in its extraConfig, as a clone has it; returns its id.
+async fn clone(lab: &Lab, vm: &str) -> String {
+    let session = lab.stage.session().await;
+    let root = session.content().root_folder.clone();
+    let wanted = ["name", "resourcePool", "config.extraConfig"];
+    let vms = session.contained(&root, "VirtualMachine", true, &wanted).await.unwrap();
+    let vm = vms.iter().find(|one| one.require::<String>("name").unwrap().starts_with(vm)).unwrap();
+    let config = VirtualMachineConfigSpec {
+        name: Some("copy".into()),
+        guest_id: Some("other3xLinux64Guest".into()),
+        files: Some(VirtualMachineFileInfo { vm_path_name: Some("[datastore1]".into()), ..Default::default() }),
+        extra_config: vm.all::<OptionValue>("config.extraConfig").unwrap(),
+        ..Default::default()
+    };
+    let create = methods::CreateChildVMTask { this: vm.require("resourcePool").unwrap(), config, host: None };
+    let made: ManagedObjectReference = session.run(&create).await.unwrap().unwrap().get().unwrap();
+    session.logout().await.unwrap();
+    made.value
 }

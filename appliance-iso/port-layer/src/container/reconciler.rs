@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tether_proto::{Container as Guest, Document, KEY_CONTAINER, KEY_EXIT, Run};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
+use vch_config::UUIDS;
 use vim25::property::{Object, paths, reachable, step};
 use vim25::types::{ManagedObjectReference, VirtualMachinePowerState};
 use vim25::{Error, Result};
@@ -20,7 +21,7 @@ use super::question::Question;
 use super::record::{KEY_RECORD, Record};
 use super::restart::{KEY_RESTARTS, Policy, Restarts};
 use super::table::{Change, Container, Table};
-use super::vm::{UUIDS, folder_of, guest_of, is_itself, name_of_admin};
+use super::vm::{folder_of, guest_of, is_itself, name_of_admin};
 use crate::Site;
 use crate::site::value;
 

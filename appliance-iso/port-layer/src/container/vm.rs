@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tether_proto::{Container as Guest, Document, Interface, KEY_CONTAINER, KEY_EXIT, Run};
 use tokio::time::{Instant, sleep};
+use vch_config::{KEY_UUIDS, UUIDS};
 use vim25::datastore::DatastorePath;
 use vim25::property::Object;
 use vim25::types::{
@@ -37,8 +38,6 @@ const CONSOLE: &str = "tether.log";
 /// Key of a copy of the guest's document, which is not visible in the guest.  vSphere forgets the guest's keys when the VM goes off,
 /// if anybody has saved its settings while it was on: an admin in the host's client, with no change at all.
 const KEY_GUEST: &str = "vic.guest";
-/// Key of the UUIDs that vSphere gave the VM, as instance and as BIOS.  A clone has the key, too, and UUIDs of its own.
-const KEY_UUIDS: &str = "vic.uuids";
 /// The word on a run before the first one: no document, and not empty, for an empty value is no key.
 const NO_WORD: &str = "-";
 /// vSphere's limit on a VM's name.
@@ -535,10 +534,6 @@ impl Site {
     }
 }
 
-/// Where a VM's UUIDs are.  vCenter changes the first when it finds another VM that has the same, and a host the second when the
-/// VM's files were copied.
-pub(crate) const UUIDS: [&str; 2] = ["config.instanceUuid", "config.uuid"];
-
 fn uuids(facts: &Object) -> impl Iterator<Item = String> {
     UUIDS.iter().filter_map(|path| facts.get(path).ok().flatten())
 }
@@ -547,7 +542,7 @@ fn uuids(facts: &Object) -> impl Iterator<Item = String> {
 /// version left it.
 pub(crate) fn is_itself(facts: &Object, options: &[OptionValue]) -> Option<bool> {
     let own = value(options, KEY_UUIDS)?;
-    Some(uuids(facts).any(|uuid| own.split(' ').any(|one| one.eq_ignore_ascii_case(&uuid))))
+    Some(vch_config::is_itself(&own, uuids(facts)))
 }
 
 /// The guest's document, or the copy of it: one of a VM that was made to its end.
