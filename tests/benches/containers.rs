@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use guest_vm::Guest;
 use registry_server::tarball::{busybox, gzip};
 use vic_tests::block_on;
+use vic_tests::machine::touch_memory;
 use vic_tests::vch::{REGISTRY, Vch};
 
 const STARTS: usize = 10;
@@ -29,28 +30,6 @@ fn with_busybox() -> Vch {
     vch.docker(&["pull", &image]);
     vch.docker(&["tag", &image, "busybox"]);
     vch
-}
-
-/// Bytes that a guest's boot takes, and more.
-const MEMORY: usize = 1 << 30;
-
-/// Has the machine's own memory at hand.  Where the machine is a guest itself, its host takes away what is free, and a boot that
-/// must have it back takes a fifth longer; which boot that is would be left to chance.
-fn touch_memory() {
-    let mut memory: Vec<u8> = Vec::with_capacity(MEMORY);
-    // In huge pages, as QEMU asks for a guest's.
-    // SAFETY: it is advice on pages that are ours.
-    unsafe {
-        libc::madvise(
-            memory.as_mut_ptr().map_addr(|at| at.next_multiple_of(4096)).cast(),
-            MEMORY - 4096,
-            libc::MADV_HUGEPAGE,
-        )
-    };
-    for byte in memory.spare_capacity_mut().iter_mut().step_by(4096) {
-        byte.write(1);
-    }
-    std::hint::black_box(&memory);
 }
 
 /// Power-on to the line of a PID 1 that does nothing else.

@@ -20,6 +20,7 @@ use registry_server::sample::{LARGE_BASE, Layer, SMALL_BASE, ten_layers, without
 use registry_server::tarball::{Tarball, busybox, gzip};
 use vic_tests::block_on;
 use vic_tests::lab::text;
+use vic_tests::machine::{cpu_of_guests, touch_memory};
 use vic_tests::suite::NAME;
 use vic_tests::vch::{REGISTRY, Vch};
 use vim25::types::AnyVirtualDevice;
@@ -28,6 +29,8 @@ const ROUNDS: usize = 5;
 /// Of those against dockerd.
 const AGAINST: u32 = 3;
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Per cent of a CPU that guests take together which have nothing to do, and more.
+const IDLE: u64 = 20;
 /// Seconds.
 const BEYOND: f64 = 4.0;
 /// How the lab calls the attach of a disk.
@@ -69,7 +72,8 @@ fn faults(vch: &Vch, args: &[&str]) -> String {
     text(&output)
 }
 
-/// Waits until the VCH is at rest: its endpoint VM holds a disk for the next pull.
+/// Waits until the VCH is at rest: its endpoint VM holds a disk for the next pull, and has made a file system on it, after which
+/// nothing is to do.
 fn rest(vch: &Vch) {
     let end = Instant::now() + PATIENCE;
     block_on(async {
@@ -87,6 +91,17 @@ fn rest(vch: &Vch) {
         }
         session.logout().await.unwrap();
     });
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let before = cpu_of_guests(vch.lab.folder());
+        #[expect(clippy::disallowed_methods, reason = "a share of a CPU is one of some time")]
+        std::thread::sleep(Duration::from_secs(1));
+        let taken = cpu_of_guests(vch.lab.folder()) - before;
+        if taken < IDLE {
+            return;
+        }
+        assert!(Instant::now() < end, "the guests do not come to rest: they take {taken} % of a CPU");
+    }
 }
 
 /// Pulls an image that is not there, and removes it; gives the seconds of the pull.
@@ -105,6 +120,7 @@ fn pulls(vch: &Vch, image: &str, paths: &[String], at_rest: bool) -> (f64, f64) 
         if at_rest {
             rest(vch);
         }
+        touch_memory();
         pulls.push(pull(vch, image));
         eprintln!(
             "pull {image}: round {round} of {ROUNDS}: {:.2} s, download {:.2} s",
@@ -209,11 +225,13 @@ fn against_dockerd(vch: &Vch) -> (f64, f64) {
     for round in 1..=AGAINST {
         let name = format!("round{round}");
         push(vch, &name, &ten_layers(SMALL_BASE + round));
+        touch_memory();
         let start = Instant::now();
         let output = neighbour(vch, &["pull", "-q", &format!("{REGISTRY}/{name}:1")]);
         theirs.push(start.elapsed().as_secs_f64());
         assert!(output.status.success(), "{}", text(&output));
         rest(vch);
+        touch_memory();
         ours.push(pull(vch, &name));
         let last = ours.len() - 1;
         eprintln!("pull: round {round} of {AGAINST}: {:.2} s, dockerd {:.2} s", ours[last], theirs[last]);

@@ -8,6 +8,7 @@
 
 pub mod cut;
 pub mod lab;
+pub mod machine;
 pub mod proxy;
 mod run;
 pub mod suite;
