@@ -136,7 +136,10 @@ impl<S: System, K: Keys, L: Links> Guest<S, K, L> {
             ] {
                 storage::lay_over(&self.system, at, &text, &self.places)?;
             }
-            storage::mark(&self.places)?;
+            if let Err(error) = storage::mark(&self.places) {
+                // It is a mark, and no more: a full disk may have no room for it.
+                log::warn!("{error}");
+            }
             storage::close_root(&self.system, container, &self.places)?;
             if !container.host_name.is_empty() {
                 self.system

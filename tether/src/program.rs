@@ -49,7 +49,9 @@ impl Program {
     /// A text holds a NUL.
     pub(crate) fn prepare(args: &[String], variables: &BTreeMap<String, String>) -> Result<Self, NulError> {
         let name = args.first().map_or("", String::as_str);
-        let folders = variables.get("PATH").map_or("", String::as_str).split(':');
+        // Without it nowhere: not even in the working directory, which is what an empty folder stands for.
+        let path = variables.get("PATH").filter(|path| !path.is_empty());
+        let folders = path.iter().flat_map(|path| path.split(':'));
         let files: Vec<String> = if name.is_empty() || name.contains('/') {
             vec![name.to_owned()]
         } else {
@@ -109,6 +111,7 @@ mod tests {
         };
         assert_eq!(files("ls", "/bin:/usr/bin"), ["/bin/ls", "/usr/bin/ls"]);
         assert_eq!(files("ls", "/bin:"), ["/bin/ls", "./ls"]);
+        assert_eq!(files("ls", ""), [""; 0]);
         assert_eq!(files("./ls", "/bin"), ["./ls"]);
         assert_eq!(files("", "/bin"), [""], "no folder is a program");
         assert!(Program::prepare(&["a\0b".to_owned()], &BTreeMap::new()).is_err());
