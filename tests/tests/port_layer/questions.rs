@@ -76,6 +76,12 @@ fn what_waits_for_an_answer_at_its_start_is_stopped_and_removed_all_the_same() {
             in_time("rm", stage.engine.remove_container("one", force)).await.unwrap();
             stage.nothing_is_left().await;
         }
+        // Or started anew.
+        stage.create("one", &["run"], "{}").await.unwrap();
+        start_asking(&stage).await;
+        in_time("restart", stage.engine.restart_container("one", None, None)).await.unwrap();
+        assert_eq!(one(&stage).phase(), Phase::Running);
+        stage.clean_up().await;
         // By itself.
         stage.create("one", &["run"], r#"{"AutoRemove":true}"#).await.unwrap();
         start_asking(&stage).await;

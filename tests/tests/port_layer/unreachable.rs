@@ -18,7 +18,8 @@ async fn lose_files(stage: &Stage, container: &str) {
 fn a_container_whose_files_are_out_of_reach_is_removed_by_force_alone() {
     runtime().block_on(async {
         let stage = Stage::up().await;
-        stage.create("one", &["run"], "{}").await.unwrap();
+        // With the options of one that goes by itself: that is no force.
+        stage.create("one", &["run"], r#"{"AutoRemove":true}"#).await.unwrap();
         let files = stage.engine.table().find("one").unwrap().files.clone().unwrap();
         lose_files(&stage, "one").await;
         assert!(in_time("start", stage.engine.start_container("one")).await.is_err());

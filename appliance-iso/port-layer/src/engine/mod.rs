@@ -306,6 +306,11 @@ impl Engine {
     /// # Errors
     /// [`Failure`].
     pub async fn remove_container(&self, wanted: &str, force: bool) -> Result<Outcome> {
+        self.remove(wanted, force, force).await
+    }
+
+    /// Removes a container; with `give_up` also one whose files vSphere does not reach, which stay then (ADR 25).
+    async fn remove(&self, wanted: &str, force: bool, give_up: bool) -> Result<Outcome> {
         let container = self.table().find(wanted)?.clone();
         let id = &container.record.id;
         self.admit(id, Operation::Remove { force })?;
@@ -327,7 +332,7 @@ impl Engine {
         let _ = timeout(READ, self.readers.left(id)).await;
         let destroyed = self.answering(&container, Box::pin(self.site.destroy(&vm(&container)))).await;
         if let Err(error) = destroyed {
-            if !force || !self.site.give_up(&vm(&container)).await? {
+            if !give_up || !self.site.give_up(&vm(&container)).await? {
                 return Err(error.into());
             }
             let files = container.files.as_ref().map(ToString::to_string).unwrap_or_default();

@@ -49,7 +49,7 @@ impl Engine {
             let own = self.table().find(&id).ok().cloned();
             if own.is_some_and(|own| own.record.goes_with_its_process() && own.phase() != Phase::Running) {
                 // Docker's `run --rm` waits until it is gone, and no end of a process will take it along.
-                let _ = self.remove_container(&id, true).await;
+                let _ = self.remove(&id, true, false).await;
             }
         }
         outcome
@@ -270,6 +270,8 @@ impl Engine {
         if container.phase().is_alive() {
             self.end(&id, signal, limit).await?;
             self.tell(&container, Change::Stop);
+        } else {
+            self.cut_short(&container).await?;
         }
         let outcome = self.power_on(&id, 0).await;
         self.after_start(&id, &outcome).await;
@@ -322,8 +324,10 @@ impl Engine {
         // Who starts it next does not run into what was answered.
         let id = &container.record.id;
         let quiet = self.watched().until(|t| t.find(id).map_or(true, |c| c.question.is_none()).then_some(()));
-        let _ = timeout(OFF, quiet).await;
-        Ok(())
+        match timeout(OFF, quiet).await {
+            Ok(quiet) => Ok(quiet?),
+            Err(_) => Err(late(container, "is to end, and its VM goes on asking: answer it in vSphere")),
+        }
     }
 
     /// Waits until the VM is off, which it is about to be: as soon as its guest has written its disk.
