@@ -1,9 +1,10 @@
 //! Removing what a VCH consists of.  Everything here is idempotent: what is gone already is no error.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::timeout;
-use vch_config::{ContainerLabel, KEY_RECORD, KEY_UUIDS, MadeNetwork, UUIDS, VchConfig, is_itself};
+use vch_config::{ContainerLabel, KEY_RECORD, KEY_UUIDS, MadeNetwork, UUIDS, VchConfig, own_uuids};
 use vim25::datastore::DatastorePath;
 use vim25::types::{
     AnyVirtualDevice, AnyVirtualDeviceBackingInfo, HostDatastoreBrowserSearchResults, HostDatastoreBrowserSearchSpec,
@@ -93,7 +94,7 @@ pub(crate) struct Container {
     pub(crate) files: Option<DatastorePath>,
 }
 
-/// The containers of VCH `id` in a pool.  A clone of one is none, although it has its record (ADR 26).
+/// The containers of VCH `id` in a pool.  A copy of one is none, although it has its record (ADR 26).
 pub(crate) async fn containers(
     session: &Session,
     pool: &ManagedObjectReference,
@@ -106,20 +107,25 @@ pub(crate) async fn containers(
         let value = |key: &str| -> Option<String> {
             options.iter().rev().find(|o| o.key == key).and_then(|o| o.value.as_ref()?.get().ok())
         };
-        let uuids = || UUIDS.iter().filter_map(|path| vm.get(path).ok().flatten());
-        let is_clone = value(KEY_UUIDS).is_some_and(|own| !is_itself(&own, uuids()));
+        let uuids = UUIDS.iter().filter_map(|path| vm.get(path).ok().flatten());
+        let own = value(KEY_UUIDS).and_then(|own| own_uuids(&own, uuids));
         let label = value(KEY_RECORD).and_then(|text| ContainerLabel::from_record(&text));
-        if let Some(label) = label.filter(|l| l.vch == id && !is_clone) {
+        if let Some(label) = label.filter(|l| l.vch == id && own != Some(0)) {
             let state: Option<VirtualMachinePowerState> = vm.get("runtime.powerState")?;
             let on = state != Some(VirtualMachinePowerState::PoweredOff);
             let path = vm.get::<String>("config.files.vmPathName")?;
             let files = path.and_then(|p| DatastorePath::parse(&p)).map(|p| p.parent());
             // Never the root of a datastore.
             let files = files.filter(|f| !f.path.is_empty());
-            out.push(Container { vm: vm.reference, name: label.name, on, files });
+            out.push((label.id, own, Container { vm: vm.reference, name: label.name, on, files }));
         }
     }
-    Ok(out)
+    let mut most: BTreeMap<String, Option<usize>> = BTreeMap::new();
+    for (id, own, _) in &out {
+        let most = most.entry(id.clone()).or_default();
+        *most = (*most).max(*own);
+    }
+    Ok(out.into_iter().filter(|(id, own, _)| most.get(id) == Some(own)).map(|(_, _, container)| container).collect())
 }
 
 /// Removes a container, whatever it does.

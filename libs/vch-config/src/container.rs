@@ -13,14 +13,18 @@ pub const KEY_UUIDS: &str = "vic.uuids";
 /// the second when the VM's files were copied.
 pub const UUIDS: [&str; 2] = ["config.instanceUuid", "config.uuid"];
 
-/// Whether a VM of which these are the UUIDs is the one that `own`, the text of [`KEY_UUIDS`], was written for, and no clone of it.
-pub fn is_itself(own: &str, mut uuids: impl Iterator<Item = String>) -> bool {
-    uuids.any(|uuid| own.split(' ').any(|one| one.eq_ignore_ascii_case(&uuid)))
+/// How many of a VM's UUIDs are among `own`, the text of [`KEY_UUIDS`]: a clone has none of them, and one whose files were copied may
+/// have kept one.  None where vSphere tells no UUID.
+pub fn own_uuids(own: &str, uuids: impl Iterator<Item = String>) -> Option<usize> {
+    let is_own = |uuid: &String| own.split(' ').any(|one| one.eq_ignore_ascii_case(uuid));
+    uuids.map(|uuid| usize::from(is_own(&uuid))).reduce(|a, b| a + b)
 }
 
 /// The part of a container's record that says whose it is; the port layer writes the whole.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct ContainerLabel {
+    /// The container's id.
+    pub id: String,
     /// The container's name.
     pub name: String,
     /// The VCH that it belongs to: [`crate::VchConfig::id`].
@@ -39,10 +43,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_uuid_of_its_own_is_enough() {
-        let is = |uuids: &[&str]| is_itself("aa-1 bb-2", uuids.iter().map(|&uuid| uuid.to_owned()));
-        assert!(is(&["AA-1", "cc-3"]) && is(&["cc-3", "bb-2"]));
-        assert!(!is(&["cc-3", "dd-4"]) && !is(&[]));
+    fn a_vm_is_told_by_its_uuids() {
+        let own = |uuids: &[&str]| own_uuids("aa-1 bb-2", uuids.iter().map(|&uuid| uuid.to_owned()));
+        assert_eq!(
+            [own(&["AA-1", "bb-2"]), own(&["cc-3", "bb-2"]), own(&["cc-3", "dd-4"])],
+            [Some(2), Some(1), Some(0)]
+        );
+        assert_eq!(own(&[]), None, "it is not known");
     }
 
     #[test]

@@ -21,7 +21,7 @@ use super::question::Question;
 use super::record::{KEY_RECORD, Record};
 use super::restart::{KEY_RESTARTS, Policy, Restarts};
 use super::table::{Change, Container, Table};
-use super::vm::{folder_of, guest_of, is_itself, name_of_admin};
+use super::vm::{folder_of, guest_of, name_of_admin, own_uuids};
 use crate::Site;
 use crate::site::value;
 
@@ -153,8 +153,8 @@ pub(crate) fn not_watched() -> Error {
 
 /// What a VM of the VCH is.
 enum Found {
-    /// With whether it is surely no clone.
-    Container(Box<Container>, bool),
+    /// With how many UUIDs it has that the container was created with.
+    Container(Box<Container>, usize),
     /// With the container's id.
     HalfMade(String),
     /// A clone of a container, with the image's disk that its record names.
@@ -166,17 +166,19 @@ enum Found {
 /// Takes in the VMs of the pool; returns what has happened to which containers.
 fn observe(table: &mut Table, objects: &[Object], vch: &str) -> Vec<(Record, Change)> {
     let (mut half_made, mut copies, mut unreadable) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-    let mut containers: BTreeMap<String, (Container, bool)> = BTreeMap::new();
+    let mut containers: BTreeMap<String, (Container, usize)> = BTreeMap::new();
     for object in objects {
         let vm = object.reference.value.clone();
         match find(object, vch, table).or_else(|| unread(object, table)) {
-            Some(Found::Container(container, itself)) => {
+            Some(Found::Container(container, own)) => {
                 let id = container.record.id.clone();
-                let mut claims = vec![(*container, itself)];
+                let mut claims = vec![(*container, own)];
                 claims.extend(containers.remove(&id));
-                // The one that is known, or surely itself, or the older one.
-                let best =
-                    |(c, itself): &(Container, bool)| (is_known(table, &id, &c.vm), *itself, Reverse(age(&c.vm)));
+                // The one that is surely itself, also beside what vSphere has left of it under another id; or else the one that is
+                // known, or nearest to it, or the older one.
+                let best = |(c, own): &(Container, usize)| {
+                    (*own == UUIDS.len(), is_known(table, &id, &c.vm), *own, Reverse(age(&c.vm)))
+                };
                 claims.sort_by_key(best);
                 containers.extend(claims.pop().map(|one| (id, one)));
                 copies.extend(claims.into_iter().map(|(copy, _)| (copy.vm, copy.record.disk)));
@@ -218,18 +220,10 @@ fn unread(object: &Object, table: &Table) -> Option<Found> {
         return Some(Found::Copy(disk.clone()));
     }
     let known = table.iter().find(|container| container.vm == *vm);
+    // Its power, too, is what it was: what vSphere tells of a VM that it does not reach is no reason to remove or to start it.
     Some(known.map_or(Found::Unread, |known| {
-        let power = power_of(object).unwrap_or(known.power);
-        Found::Container(Box::new(Container { power, question: question_of(object), ..known.clone() }), true)
+        Found::Container(Box::new(Container { question: question_of(object), ..known.clone() }), 0)
     }))
-}
-
-fn power_of(object: &Object) -> Option<Power> {
-    Some(match object.get("runtime.powerState").ok()?? {
-        VirtualMachinePowerState::PoweredOn => Power::On,
-        VirtualMachinePowerState::Suspended => Power::Suspended,
-        _ => Power::Off,
-    })
 }
 
 fn question_of(object: &Object) -> Option<Question> {
@@ -241,9 +235,10 @@ fn find(object: &Object, vch: &str, table: &Table) -> Option<Found> {
     let options = object.all(EXTRA_CONFIG).ok()?;
     let record = Record::from_text(&value(&options, KEY_RECORD)?).ok().filter(|record| record.vch == vch)?;
     let vm = object.reference.value.clone();
-    // A container that is known stays one, whatever becomes of its VM's UUIDs; and so does a clone that was found out beside it.
-    let itself = is_itself(object, &options);
-    let copied = itself == Some(false) || (itself.is_none() && table.copies().contains_key(&vm));
+    // A container that is known stays one, whatever becomes of its VM's UUIDs; and so does a copy that was found out beside it, also
+    // when the container is gone.
+    let own = own_uuids(object, &options);
+    let copied = own == Some(0) || table.copies().contains_key(&vm);
     if copied && !is_known(table, &record.id, &vm) {
         return Some(Found::Copy(record.disk));
     }
@@ -253,7 +248,12 @@ fn find(object: &Object, vch: &str, table: &Table) -> Option<Found> {
     let mac = guest.interfaces.into_iter().next().map(|i| i.mac.to_ascii_lowercase()).unwrap_or_default();
     let policy = Policy::of(&record.host_config);
     let restarts = value(&options, KEY_RESTARTS).and_then(|text| Restarts::from_text(&text).ok()).unwrap_or_default();
-    let (power, question) = (power_of(object)?, question_of(object));
+    let power = match object.get("runtime.powerState").ok()?? {
+        VirtualMachinePowerState::PoweredOn => Power::On,
+        VirtualMachinePowerState::Suspended => Power::Suspended,
+        _ => Power::Off,
+    };
+    let question = question_of(object);
     // While the VM is on, a word on the run before says that the new one's guest has not spoken yet.
     let is_old = |run: &Run| power == Power::On && restarts.last.as_ref() == Some(run);
     let word = value(&options, KEY_EXIT);
@@ -282,7 +282,7 @@ fn find(object: &Object, vch: &str, table: &Table) -> Option<Found> {
         lost,
         removing: false,
     };
-    Some(Found::Container(Box::new(container), itself == Some(true)))
+    Some(Found::Container(Box::new(container), own.unwrap_or_default()))
 }
 
 #[cfg(test)]
@@ -340,6 +340,25 @@ mod tests {
         let changed = claimant("vm-20", "c", Some("x a"));
         assert_eq!(observe(&mut table, &[changed, copy], "v"), []);
         assert_eq!(seen(&table), is(Some("vm-20"), &["vm-3"]));
+        // One whose files were copied keeps a UUID: beside the container it is a copy, and stays one without it.
+        let two = |id: &str, uuids: [&str; 2]| {
+            let mut object = claimant(id, uuids[1], Some("x a"));
+            object.properties.insert("config.instanceUuid".into(), AnyValue::of(&uuids[0].to_owned()));
+            object
+        };
+        let (own, files) = (two("vm-20", ["x", "a"]), two("vm-3", ["y", "a"]));
+        let mut table = Table::default();
+        observe(&mut table, &[files.clone(), own.clone()], "v");
+        assert_eq!(seen(&table), is(Some("vm-20"), &["vm-3"]));
+        observe(&mut table, std::slice::from_ref(&files), "v");
+        assert_eq!(seen(&table), is(None, &["vm-3"]));
+        // What vSphere has left of a VM under its old id is not the container where the VM itself is there.
+        let mut table = Table::default();
+        observe(&mut table, std::slice::from_ref(&own), "v");
+        let mut left = vm(None);
+        left.reference.value = "vm-20".into();
+        observe(&mut table, &[left, two("vm-31", ["x", "a"])], "v");
+        assert_eq!(seen(&table), is(Some("vm-31"), &["vm-20"]));
         // Of an earlier version's the older one, and then the one that is known.
         let (old, new) = (claimant("vm-9", "a", None), claimant("vm-10", "b", None));
         let mut table = Table::default();

@@ -538,11 +538,9 @@ fn uuids(facts: &Object) -> impl Iterator<Item = String> {
     UUIDS.iter().filter_map(|path| facts.get(path).ok().flatten())
 }
 
-/// Whether a VM is the one that its `options` were written for, and no clone of that; none where they do not say, as an earlier
-/// version left it.
-pub(crate) fn is_itself(facts: &Object, options: &[OptionValue]) -> Option<bool> {
-    let own = value(options, KEY_UUIDS)?;
-    Some(vch_config::is_itself(&own, uuids(facts)))
+/// How many UUIDs a VM has of the one that its `options` were written for; none where they do not say, as an earlier version left it.
+pub(crate) fn own_uuids(facts: &Object, options: &[OptionValue]) -> Option<usize> {
+    vch_config::own_uuids(&value(options, KEY_UUIDS)?, uuids(facts))
 }
 
 /// The guest's document, or the copy of it: one of a VM that was made to its end.
